@@ -1,0 +1,118 @@
+/* A DeepSeek model on one rank: its parameters, and the forward and backward passes over one leaf of a batch.
+ *
+ * How data flows.  A *leaf* is B sequences of T tokens, the unit of gradient summation (gradient_slices).  Its token ids,
+ * targets, positions, segment ids and loss weights are tensors.  hd_model_train_leaf runs
+ *   embedding -> dense layers -> MoE layers -> (final norm, head, loss) and (MTP modules, their loss)
+ * saving in the step arena what the remat policy says, then walks back, adding every weight's gradient.  The loss never holds the
+ * logits of a whole leaf: projection, cross-entropy and their gradient run over row and vocabulary chunks.
+ * All sums that a step reports go to one f64 tensor, `metrics`, read once by the host after the optimiser has run.
+ * Nothing here reads a tensor on the host. */
+#ifndef HD_MODEL_MODEL_H
+#define HD_MODEL_MODEL_H
+
+#include "base/arena.h"
+#include "model/dims.h"
+#include "model/tensors.h"
+#include "ops/ops.h"
+
+typedef enum hd_moe_strategy { HD_MOE_GROUPED, HD_MOE_RAGGED, HD_MOE_DENSE, HD_MOE_DROPPING } hd_moe_strategy;
+
+/* What the forward pass keeps for the backward pass, per layer, beside the layer's input.  MaxText's names in comments. */
+typedef struct hd_remat {
+    bool query_proj, kv_proj;   /* q (N, H, n + r) after RoPE; kv (N, H, n + v) and k_rope */
+    bool query_wa, kv_wa;       /* low-rank activations: query_wa_proj, kv_wa_proj */
+    bool context;               /* attention output (N, H, v) and lse */
+    bool out_proj;              /* the residual stream after attention */
+    bool mlpwi, mlpwo;          /* dense and shared gate/up; down output */
+    bool moe_mlpwi, moe_mlpwo;  /* routed gate/up; routed output */
+} hd_remat;
+
+typedef struct hd_model_options {
+    hd_dtype dtype, weight_dtype, mu_dtype;
+    hd_attention_impl attention;
+    hd_moe_strategy moe_strategy;
+    double capacity_factor;
+    bool activations_in_float32;
+    hd_remat remat;
+    double z_loss_multiplier, mtp_loss_scaling_factor, balance_loss_weight, router_bias_update_rate;
+    hd_balance_rule balance_rule;
+    int64_t row_chunk, vocab_chunk;   /* of the loss; 0: chosen from the vocabulary */
+    int64_t max_positions;            /* length of the RoPE table */
+    uint64_t init_seed;
+    double init_std, dense_init_scale;/* init_std > 0: every matrix normal(init_std); else MaxText's rules */
+    bool training;                    /* gradients, master weights and moments are allocated */
+    const char *const *trainable_mask, *const *adamw_mask; /* POSIX extended regexes over hf names and MaxText paths; may be NULL */
+    int n_trainable_mask, n_adamw_mask;
+} hd_model_options;
+
+/* One row of the table, expanded: one in-memory tensor with everything that belongs to it. */
+typedef struct hd_param {
+    const hd_tensor_spec *spec;
+    int64_t layer;       /* -1 for globals */
+    char *name;          /* HuggingFace name with {i} filled in; "{e}" stays when the first axis is experts */
+    hd_weight weight;    /* value; grad (a view into hd_model.grad_flat) */
+    hd_tensor master;    /* f32; aliases weight.value when that is f32 */
+    hd_tensor mu, nu;    /* n_dim = 0 when frozen or not training */
+    bool trained, decay; /* after the masks */
+} hd_param;
+
+typedef struct hd_model {
+    hd_dims dims;
+    hd_model_options options;
+    hd_param *params; /* in table order, layers ascending inside a row's kind; freed by hd_model_close */
+    int64_t n_param;
+    hd_tensor grad_flat;  /* f32: all gradients, one after the other, 64-byte aligned pieces, gaps zero */
+    hd_tensor rope_table;
+    struct hd_layer *layers; /* n_layer + n_mtp; pointers into params, private to src/model */
+    int64_t n_moe_layer;     /* MTP modules included */
+} hd_model;
+
+/* Host description of one leaf: its tensors and the global numbers its loss needs. */
+typedef struct hd_leaf {
+    int64_t n_seq, seq_len;
+    hd_tensor inputs, targets, positions, segments; /* (N) i32 */
+    hd_tensor loss_weights;                         /* (N) f32 */
+    double weight_total;      /* sum of loss weights over the GLOBAL batch; > 0 */
+    double mtp_weight_total;  /* the same for all MTP modules' shifted masks together; 0 without MTP */
+    int64_t n_seq_total;      /* sequences in the global batch */
+    int64_t n_token_total;    /* tokens in the global batch that the router counts */
+    bool first;               /* gradients are set, not added */
+} hd_leaf;
+
+/* Layout of the metrics tensor, f64 (HD_METRIC_COUNT + n_moe_layer * n_expert): sums over leaves, cleared by the caller. */
+enum {
+    HD_METRIC_XENT,     /* sum w (ce + z) numerator of lm_loss */
+    HD_METRIC_Z,        /* the z part alone */
+    HD_METRIC_BALANCE,  /* moe_lb_loss, final value */
+    HD_METRIC_MTP,      /* sum of MTP numerators, unscaled */
+    HD_METRIC_LOSS,     /* total loss of the step: what is differentiated */
+    HD_METRIC_DROPPED,  /* claims dropped by capacity */
+    HD_METRIC_RAW_NORM2, HD_METRIC_PARAM_NORM2, HD_METRIC_APPLIED, HD_METRIC_CLIP, /* written by the trainer */
+    HD_METRIC_COUNT
+};
+
+/* Allocates (or, on a dry arena, counts) everything that lives as long as the model, expands the table, fills the RoPE table. */
+hd_status hd_model_open(const hd_dims *dims, const hd_model_options *options, hd_exec *ex, hd_arena *arena, hd_model *model,
+                        hd_err *err) HD_CHECK_RESULT;
+void hd_model_close(hd_model *model);
+
+/* Initial weights from the counter generator: the same on every layout. */
+hd_status hd_model_init_weights(hd_model *model, hd_exec *ex, hd_err *err) HD_CHECK_RESULT;
+
+/* Forward and backward of one leaf.  Everything it takes from `step` is released before it returns. */
+hd_status hd_model_train_leaf(hd_model *model, hd_exec *ex, hd_arena *step, const hd_leaf *leaf, hd_tensor *metrics,
+                              hd_err *err) HD_CHECK_RESULT;
+
+/* Forward and loss only (evaluation: no MTP and no balance loss). */
+hd_status hd_model_eval_leaf(hd_model *model, hd_exec *ex, hd_arena *step, const hd_leaf *leaf, hd_tensor *metrics,
+                             hd_err *err) HD_CHECK_RESULT;
+
+/* Logits f32 (n_rows, V) of rows row_begin .. of the leaf, into a caller's tensor. */
+hd_status hd_model_logits(hd_model *model, hd_exec *ex, hd_arena *step, const hd_leaf *leaf, int64_t row_begin,
+                          hd_tensor *logits, hd_err *err) HD_CHECK_RESULT;
+
+/* Counts, by loops over the table. */
+int64_t hd_dims_count_params(const hd_dims *dims);        /* without MTP */
+int64_t hd_dims_count_active_params(const hd_dims *dims); /* per token, with head, without embedding */
+
+#endif
