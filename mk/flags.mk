@@ -1,7 +1,8 @@
 # Compilers and flags of each flavour.
 #
 # -ffast-math appears nowhere: NaN must fail every comparison.  Contraction of a*b+c is written out everywhere because
-# compilers disagree about its default; only the kernels of src/ops/cpu may fuse.  assert stays on in every flavour.
+# compilers disagree about its default; only the kernels of src/ops/cpu may fuse.  -fno-strict-aliasing because an
+# allocator that returns through void ** is used with pointers of every type.  assert stays on in every flavour.
 
 ifeq ($(origin CC),default)
 CC := gcc
@@ -17,7 +18,7 @@ PACKAGE_LIBS := $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null || echo -ly
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-psabi
 CPPFLAGS := -Iinclude -Isrc -I$(GEN) -D_GNU_SOURCE $(EXTRA_CPPFLAGS)
-C_BASE := -std=c11 -g -fno-math-errno -fno-trapping-math $(WARNINGS) $(PACKAGE_CFLAGS) $(EXTRA_CFLAGS)
+C_BASE := -std=c11 -g -fno-math-errno -fno-trapping-math -fno-strict-aliasing $(WARNINGS) $(PACKAGE_CFLAGS) $(EXTRA_CFLAGS)
 
 SANITIZER_COMMON := -fno-omit-frame-pointer
 ifeq ($(FLAVOUR),release)

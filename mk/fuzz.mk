@@ -13,7 +13,7 @@ endif
 
 F := $(BUILD_ROOT)/fuzz
 FUZZ_FLAGS := -std=c11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer \
-              -ffp-contract=off -Wno-unknown-pragmas -Wno-psabi $(PACKAGE_CFLAGS) -DHD_DEBUG=1 -DHD_THREADS_PTHREAD
+              -ffp-contract=off -fno-strict-aliasing -Wno-unknown-pragmas -Wno-psabi $(PACKAGE_CFLAGS) -DHD_DEBUG=1 -DHD_THREADS_PTHREAD
 FUZZ_LIB_OBJ := $(patsubst %.c,$(F)/%.o,$(PLAIN_SRC) $(REF_SRC)) \
                 $(foreach isa,$(ISAS),$(ISA_SRC:%.c=$(F)/%.$(isa).o)) $(GEN_C:$(GEN)/%.c=$(F)/gen/%.o)
 FUZZER_BIN := $(FUZZ_SRC:%.c=$(F)/%)

@@ -24,6 +24,7 @@ static const hd_env_row rows[HD_ENV_COUNT] = {
     [HD_ENV_HF_TOKEN] = {"HF_TOKEN", "the token file", "hub access token; never printed or stored"},
     [HD_ENV_JOBSET_NAME] = {"JOBSET_NAME", "none", "default of the run's name"},
     [HD_ENV_NO_COLOR] = {"NO_COLOR", "unset", "any value: no colour on a terminal"},
+    [HD_ENV_TMPDIR] = {"TMPDIR", "/var/tmp", "where text that must be unpacked is kept during a run"},
     [HD_ENV_TERM] = {"TERM", "unset", "\"dumb\": no progress line that replaces itself"},
 };
 

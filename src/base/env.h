@@ -19,6 +19,7 @@ typedef enum hd_env_var {
     HD_ENV_HF_TOKEN,
     HD_ENV_JOBSET_NAME,
     HD_ENV_NO_COLOR,
+    HD_ENV_TMPDIR,
     HD_ENV_TERM,
     HD_ENV_COUNT
 } hd_env_var;
