@@ -32,11 +32,7 @@ static float block_sum_exp(const float *z, float max, int64_t n)
         for (int c = 0; c < 2; c++) { s[c] += hd_exp(*(const hd_vf_u *)(z + i + c * HD_LANES) - max); }
     }
     for (; i < n; i += HD_LANES) {
-        hd_vf e = hd_exp(hd_load(z, HD_DTYPE_F32, i, n) - max);
-        if (i + HD_LANES > n) {
-            for (int64_t l = n - i; l < HD_LANES; l++) { e[l] = 0.0f; }
-        }
-        s[0] += e;
+        s[0] += hd_clear_tail(hd_exp(hd_load(z, HD_DTYPE_F32, i, n) - max), i, n);
     }
     return hd_sum_lanes(s[0] + s[1]);
 }

@@ -59,6 +59,20 @@ HD_INLINE hd_vf hd_vmin(hd_vf a, hd_vf b)
 #endif
 }
 
+/* 0, 1, 2, ... */
+HD_INLINE hd_vi hd_lane_index(void)
+{
+    hd_vi index;
+    for (int l = 0; l < HD_LANES; l++) { index[l] = l; }
+    return index;
+}
+
+/* The lanes at i of a row of n elements, those beyond its end set to 0. */
+HD_INLINE hd_vf hd_clear_tail(hd_vf v, int64_t i, int64_t n)
+{
+    return i + HD_LANES <= n ? v : (hd_vf)((hd_vi)v & (hd_lane_index() < (int32_t)(n - i)));
+}
+
 /* ---- bf16 ---- */
 
 HD_INLINE hd_vf hd_widen(hd_vh bits) { return (hd_vf)(__builtin_convertvector(bits, hd_vu) << 16); }
