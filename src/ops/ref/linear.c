@@ -1,0 +1,155 @@
+/* Linear:  y = x W^T,  dx = dy W,  dW = dy^T x;  the same per expert for rows offsets[e] .. offsets[e + 1]. */
+#include "ops/ref/element.h"
+#include "ops/ref/ref.h"
+
+/* ---- the three products of rows [begin, end) ------------------------------------------------------------------------ */
+
+typedef struct rows { int64_t begin, end; } rows;
+
+/* W[m][k] whatever the layout: the matrix and how to step through it. */
+typedef struct matrix { hd_tensor t; int64_t n_out, n_in, out_stride, in_stride; } matrix;
+
+static matrix matrix_of(const hd_tensor *t, hd_layout layout)
+{
+    int out = layout == HD_LAYOUT_OUT_IN ? 0 : 1, in = 1 - out;
+    return (matrix){*t, t->shape[out], t->shape[in], t->stride[out], t->stride[in]};
+}
+
+static int64_t entry(const matrix *w, int64_t m, int64_t k)
+{
+    return m * w->out_stride + k * w->in_stride;
+}
+
+/* y_im (+)= sum_k x_ik W_mk */
+static void product(const hd_tensor *x, const matrix *w, rows r, hd_accum accum, hd_tensor *y)
+{
+    for (int64_t i = r.begin; i < r.end; i++) {
+        for (int64_t m = 0; m < w->n_out; m++) {
+            double sum = 0.0;
+            for (int64_t k = 0; k < w->n_in; k++) { sum += ref_get2(x, i, k) * ref_get(&w->t, entry(w, m, k)); }
+            ref_into2(y, i, m, accum, sum);
+        }
+    }
+}
+
+/* dx_ik (+)= sum_m dy_im W_mk */
+static void input_gradient(const hd_tensor *dy, const matrix *w, rows r, hd_accum accum, hd_tensor *dx)
+{
+    for (int64_t i = r.begin; i < r.end; i++) {
+        for (int64_t k = 0; k < w->n_in; k++) {
+            double sum = 0.0;
+            for (int64_t m = 0; m < w->n_out; m++) { sum += ref_get2(dy, i, m) * ref_get(&w->t, entry(w, m, k)); }
+            ref_into2(dx, i, k, accum, sum);
+        }
+    }
+}
+
+/* dW_mk (+)= sum_i dy_im x_ik */
+static void weight_gradient(const hd_tensor *dy, const hd_tensor *x, rows r, hd_accum accum, matrix *dw)
+{
+    for (int64_t m = 0; m < dw->n_out; m++) {
+        for (int64_t k = 0; k < dw->n_in; k++) {
+            double sum = 0.0;
+            for (int64_t i = r.begin; i < r.end; i++) { sum += ref_get2(dy, i, m) * ref_get2(x, i, k); }
+            ref_into(&dw->t, entry(dw, m, k), accum, sum);
+        }
+    }
+}
+
+/* ---- linear ----------------------------------------------------------------------------------------------------------- */
+
+hd_status hd_ref_linear_fwd(hd_exec *ex, const hd_tensor *x, const hd_weight *w, hd_accum y_accum, hd_tensor *y, hd_err *err)
+{
+    (void)err;
+    if (ex->dry) { return HD_OK; }
+    matrix m = matrix_of(&w->value, w->layout);
+    product(x, &m, (rows){0, x->shape[0]}, y_accum, y);
+    return HD_OK;
+}
+
+hd_status hd_ref_linear_bwd_input(hd_exec *ex, const hd_tensor *dy, const hd_weight *w, hd_accum dx_accum, hd_tensor *dx,
+                                  hd_err *err)
+{
+    (void)err;
+    if (ex->dry) { return HD_OK; }
+    matrix m = matrix_of(&w->value, w->layout);
+    input_gradient(dy, &m, (rows){0, dy->shape[0]}, dx_accum, dx);
+    return HD_OK;
+}
+
+hd_status hd_ref_linear_bwd_weight(hd_exec *ex, const hd_tensor *dy, const hd_tensor *x, hd_weight *w, hd_err *err)
+{
+    (void)err;
+    if (ex->dry) { return HD_OK; }
+    matrix m = matrix_of(&w->grad, w->layout);
+    weight_gradient(dy, x, (rows){0, dy->shape[0]}, w->grad_accum, &m);
+    return HD_OK;
+}
+
+/* ---- grouped: one matrix per expert ------------------------------------------------------------------------------------- */
+
+static rows rows_of(const hd_tensor *offsets, int64_t e)
+{
+    return (rows){ref_int1(offsets, e), ref_int1(offsets, e + 1)};
+}
+
+static matrix expert_of(const hd_tensor *stack, int64_t e)
+{
+    hd_tensor t = hd_tensor_index(stack, e);
+    return matrix_of(&t, HD_LAYOUT_OUT_IN);
+}
+
+hd_status hd_ref_grouped_linear_fwd(hd_exec *ex, const hd_tensor *x, const hd_tensor *offsets, const hd_weight *w,
+                                    hd_accum y_accum, hd_tensor *y, hd_err *err)
+{
+    (void)err;
+    if (ex->dry) { return HD_OK; }
+    for (int64_t e = 0; e < w->value.shape[0]; e++) {
+        matrix m = expert_of(&w->value, e);
+        product(x, &m, rows_of(offsets, e), y_accum, y);
+    }
+    return HD_OK;
+}
+
+hd_status hd_ref_grouped_linear_bwd_input(hd_exec *ex, const hd_tensor *dy, const hd_tensor *offsets, const hd_weight *w,
+                                          hd_accum dx_accum, hd_tensor *dx, hd_err *err)
+{
+    (void)err;
+    if (ex->dry) { return HD_OK; }
+    for (int64_t e = 0; e < w->value.shape[0]; e++) {
+        matrix m = expert_of(&w->value, e);
+        input_gradient(dy, &m, rows_of(offsets, e), dx_accum, dx);
+    }
+    return HD_OK;
+}
+
+hd_status hd_ref_grouped_linear_bwd_weight(hd_exec *ex, const hd_tensor *dy, const hd_tensor *x, const hd_tensor *offsets,
+                                           hd_weight *w, hd_err *err)
+{
+    (void)err;
+    if (ex->dry) { return HD_OK; }
+    for (int64_t e = 0; e < w->grad.shape[0]; e++) {
+        matrix m = expert_of(&w->grad, e); /* an expert without rows gets a sum over nothing: 0 */
+        weight_gradient(dy, x, rows_of(offsets, e), w->grad_accum, &m);
+    }
+    return HD_OK;
+}
+
+/* Ragged differs from grouped in how kernels are scheduled, not in mathematics. */
+hd_status hd_ref_ragged_linear_fwd(hd_exec *ex, const hd_tensor *x, const hd_tensor *offsets, const hd_weight *w,
+                                   hd_accum y_accum, hd_tensor *y, hd_err *err)
+{
+    return hd_ref_grouped_linear_fwd(ex, x, offsets, w, y_accum, y, err);
+}
+
+hd_status hd_ref_ragged_linear_bwd_input(hd_exec *ex, const hd_tensor *dy, const hd_tensor *offsets, const hd_weight *w,
+                                         hd_accum dx_accum, hd_tensor *dx, hd_err *err)
+{
+    return hd_ref_grouped_linear_bwd_input(ex, dy, offsets, w, dx_accum, dx, err);
+}
+
+hd_status hd_ref_ragged_linear_bwd_weight(hd_exec *ex, const hd_tensor *dy, const hd_tensor *x, const hd_tensor *offsets,
+                                          hd_weight *w, hd_err *err)
+{
+    return hd_ref_grouped_linear_bwd_weight(ex, dy, x, offsets, w, err);
+}
