@@ -5,7 +5,8 @@
  * a call equal unless said; weights are f32 or bf16; gradients of weights are f32.  All tensors have stride 1 on the last
  * axis; row strides are free unless "contiguous" is said.  Reductions run in f32 or wider (cpu) or f64 (ref), in an order
  * that depends on shapes alone: never on the thread count, never on neighbouring rows.
- * "overwritten" outputs may hold anything before; "accumulated" ones are added to.
+ * "overwritten" outputs may hold anything before; "accumulated" ones are added to.  An op that honours w->grad_accum
+ * sets it to HD_ADD once the gradient is written.  Ops see w->value and w->grad; a low-rank pair is the model's business.
  * Errors: HD_E_INVALID with found and wanted shapes or dtypes, HD_E_UNSUPPORTED for a dtype a backend lacks,
  * HD_E_NOMEM from scratch.  On error no output is touched.  Outputs alias inputs only where allowed. */
 #ifndef HD_OPS_OPS_H
@@ -209,7 +210,8 @@ hd_status hd_xent_bwd(hd_exec *ex, const hd_tensor *logits, const hd_tensor *tar
                       hd_err *err) HD_CHECK_RESULT;
 
 /* ---- elementwise ------------------------------------------------------------------------------------------------------------------------------------------
- * add: y = a + b (same shape; act or f32 each), y may alias either.  copy: y = x, converting.  fill: y = value. */
+ * add: y = a + b (same shape; act or f32 each), y may alias either.  copy: y = x, converting.  fill: y = value, y act,
+ * f64 or i32. */
 hd_status hd_add(hd_exec *ex, const hd_tensor *a, const hd_tensor *b, hd_tensor *y, hd_err *err) HD_CHECK_RESULT;
 hd_status hd_copy(hd_exec *ex, const hd_tensor *x, hd_tensor *y, hd_err *err) HD_CHECK_RESULT;
 hd_status hd_fill(hd_exec *ex, double value, hd_tensor *y, hd_err *err) HD_CHECK_RESULT;
