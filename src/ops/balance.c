@@ -34,12 +34,14 @@ hd_status hd_balance_loss(hd_exec *ex, const hd_balance_spec *spec, const hd_ten
     HD_RETURN_BACKEND(ex, balance_loss, spec, scores, bias, ids, loss, dscores, err);
 }
 
-hd_status hd_router_bias_update(hd_exec *ex, const hd_tensor *counts, double rate, hd_tensor *bias, hd_err *err)
+hd_status hd_router_bias_update(hd_exec *ex, const hd_tensor *counts, double rate, const hd_tensor *control, hd_tensor *bias,
+                                hd_err *err)
 {
     hd_check c = hd_check_begin(ex, "router_bias_update", err);
     hd_check_in(&c, "counts", counts, HD_OP_F64, HD_SHAPE(HD_ANY));
+    if (control != NULL) { hd_check_in(&c, "control", control, HD_OP_F64, HD_SHAPE(HD_CONTROL_COUNT)); }
     if (c.st != HD_OK) { return c.st; }
     hd_check_out(&c, "bias", bias, HD_OP_F32, HD_SHAPE(counts->shape[0]));
     if (hd_check_end(&c) != HD_OK) { return c.st; }
-    HD_RETURN_BACKEND(ex, router_bias_update, counts, rate, bias, err);
+    HD_RETURN_BACKEND(ex, router_bias_update, counts, rate, control, bias, err);
 }

@@ -174,7 +174,8 @@ hd_status hd_scale_rows(hd_exec *ex, const hd_tensor *x, const hd_tensor *w, hd_
  *   HD_BALANCE_V3:            alpha / B_total * sum_b sum_e f_be P_be,  f = E / (k T) count,  P = mean_t s_te / sum_j s_tj
  *   HD_BALANCE_MAXTEXT:       alpha E^2 / (B_total E) * sum_b sum_e (count_be / T) mean_t softmax_e(scores + bias)
  * Counts are constants.  weight multiplies loss and gradient (1 / number of MoE layers).
- * bias update: bias_e += rate * sign(mean(counts) - counts_e), sign(0) = 0. */
+ * bias update: bias_e += rate * sign(mean(counts) - counts_e), sign(0) = 0; nothing when control (HD_CONTROL_COUNT) f64 is
+ * given and its APPLY is 0 (a skipped step leaves every weight alone). */
 typedef enum hd_balance_rule { HD_BALANCE_V2, HD_BALANCE_V3, HD_BALANCE_MAXTEXT } hd_balance_rule;
 
 typedef struct hd_balance_spec {
@@ -189,7 +190,8 @@ hd_status hd_expert_count(hd_exec *ex, const hd_tensor *ids, const hd_tensor *se
                           hd_err *err) HD_CHECK_RESULT;
 hd_status hd_balance_loss(hd_exec *ex, const hd_balance_spec *spec, const hd_tensor *scores, const hd_tensor *bias,
                           const hd_tensor *ids, hd_tensor *loss, hd_tensor *dscores, hd_err *err) HD_CHECK_RESULT;
-hd_status hd_router_bias_update(hd_exec *ex, const hd_tensor *counts, double rate, hd_tensor *bias, hd_err *err) HD_CHECK_RESULT;
+hd_status hd_router_bias_update(hd_exec *ex, const hd_tensor *counts, double rate, const hd_tensor *control, hd_tensor *bias,
+                                hd_err *err) HD_CHECK_RESULT;
 
 /* ---- cross-entropy with z-loss, in vocabulary chunks ---------------------------------------------------------------------------------------------
  * logits (n, Vc) f32: columns v_begin .. v_begin + Vc of the logits of n rows.
@@ -226,7 +228,7 @@ hd_status hd_fill(hd_exec *ex, double value, hd_tensor *y, hd_err *err) HD_CHECK
  * adamw: g = grad * CLIP; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; u = (m / BIAS1) / (sqrt(v / BIAS2 + eps_root) + eps) + wd p;
  *   p -= LR u.  Nothing is written when APPLY is 0.  master f32; mu f32 or bf16; nu f32; value receives the rounded master
  *   (skipped when it aliases master: f32 weights are their own master).
- * sum_into: y += x elementwise f32 (the gradient tree and reductions). */
+ * sum_into: y += x elementwise, both f32 (the gradient tree) or both f64 (sums of leaves). */
 enum {
     HD_CONTROL_LR, HD_CONTROL_CLIP, HD_CONTROL_APPLY, HD_CONTROL_NORM, HD_CONTROL_COUNT_APPLIED, HD_CONTROL_BIAS1,
     HD_CONTROL_BIAS2, HD_CONTROL_WINDOW_N, HD_CONTROL_COUNT

@@ -45,8 +45,8 @@ hd_status hd_adamw(hd_exec *ex, const hd_adamw_spec *spec, const hd_tensor *cont
 hd_status hd_sum_into(hd_exec *ex, const hd_tensor *x, hd_tensor *y, hd_err *err)
 {
     hd_check c = hd_check_begin(ex, "sum_into", err);
-    hd_check_in_any(&c, "x", x, HD_OP_F32);
-    hd_check_out_shaped(&c, "y", y, HD_OP_F32, x);
+    hd_check_in_any(&c, "x", x, HD_OP_F32 | HD_OP_F64);
+    hd_check_out_shaped(&c, "y", y, HD_LIKE(x), x);
     if (hd_check_end(&c) != HD_OK) { return c.st; }
     HD_RETURN_BACKEND(ex, sum_into, x, y, err);
 }

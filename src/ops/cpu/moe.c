@@ -545,10 +545,12 @@ out:
 }
 
 /* 16 bytes an expert. */
-static hd_status router_bias_update(hd_exec *ex, const hd_tensor *counts, double rate, hd_tensor *bias, hd_err *err)
+static hd_status router_bias_update(hd_exec *ex, const hd_tensor *counts, double rate, const hd_tensor *control, hd_tensor *bias,
+                                    hd_err *err)
 {
     (void)err;
     if (ex->dry) { return HD_OK; }
+    if (control != NULL && ((const double *)control->data)[HD_CONTROL_APPLY] == 0.0) { return HD_OK; }
     const double *count = counts->data;
     float *b = bias->data;
     double mean = 0.0;

@@ -196,10 +196,18 @@ static void sum_into_item(void *arg, int64_t item, int thread)
 }
 
 /* Reads x and y, writes y: 12 bytes an element. */
+static void sum_into_f64(const hd_tensor *x, hd_tensor *y)
+{
+    const double *from = x->data;
+    double *to = y->data;
+    for (int64_t i = 0; i < hd_tensor_count(y); i++) { to[i] += from[i]; }
+}
+
 static hd_status sum_into(hd_exec *ex, const hd_tensor *x, hd_tensor *y, hd_err *err)
 {
     (void)err;
     if (ex->dry) { return HD_OK; }
+    if (y->dtype == HD_DTYPE_F64) { sum_into_f64(x, y); return HD_OK; }
     bool flat = hd_tensor_is_contiguous(x) && hd_tensor_is_contiguous(y);
     step_job job = {.split = hd_split_elements(y, flat), .x = x, .y = y};
     hd_parallel_for(ex->n_threads, job.split.n_items, sum_into_item, &job);

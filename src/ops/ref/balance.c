@@ -89,10 +89,12 @@ hd_status hd_ref_balance_loss(hd_exec *ex, const hd_balance_spec *spec, const hd
 }
 
 /* b_e += rate * sign(mean(counts) - counts_e) */
-hd_status hd_ref_router_bias_update(hd_exec *ex, const hd_tensor *counts, double rate, hd_tensor *bias, hd_err *err)
+hd_status hd_ref_router_bias_update(hd_exec *ex, const hd_tensor *counts, double rate, const hd_tensor *control, hd_tensor *bias,
+                                    hd_err *err)
 {
     (void)err;
     if (ex->dry) { return HD_OK; }
+    if (control != NULL && ref_get1(control, HD_CONTROL_APPLY) == 0.0) { return HD_OK; }
     int64_t experts = counts->shape[0];
     double sum = 0.0;
     for (int64_t e = 0; e < experts; e++) { sum += ref_get1(counts, e); }
