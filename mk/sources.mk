@@ -3,7 +3,7 @@
 find_c = $(sort $(if $(wildcard $(1)),$(shell find $(1) -name '$(2)' -not -path '*/cuda/*')))
 
 SRC_ROOTS := $(if $(MODULES),$(addprefix src/,$(MODULES)),src)
-TEST_ROOTS := $(if $(MODULES),$(addprefix tests/,$(MODULES)),tests)
+TEST_ROOTS := $(if $(MODULES),tests/support $(addprefix tests/,$(MODULES)),tests)
 
 SRC_ALL := $(call find_c,$(SRC_ROOTS),*.c)
 CLI_SRC := $(filter src/cli/%,$(SRC_ALL))
