@@ -14,11 +14,9 @@ static const char *const role_prefix[HD_HF_ROLES] = {"", "", "master.", "mu.", "
 /* What an MTP module stores a copy of. */
 static const struct {
     const char *source, *suffix;
-    bool only_without_own_norm;
 } copies[] = {
-    {"model.embed_tokens.weight", "embed_tokens.weight", false},
-    {"lm_head.weight", "shared_head.head.weight", false},
-    {"model.norm.weight", "shared_head.norm.weight", true},
+    {"model.embed_tokens.weight", "embed_tokens.weight"},
+    {"lm_head.weight", "shared_head.head.weight"},
 };
 
 enum { N_COPIES = sizeof copies / sizeof copies[0] };
@@ -85,7 +83,7 @@ static int64_t list_copies(const hd_model *model, hd_hf_ref *refs)
     for (int64_t m = 0; m < model->dims.n_mtp; m++) {
         for (int c = 0; c < N_COPIES; c++) {
             int64_t p = find_param(model, copies[c].source);
-            if (p < 0 || (copies[c].only_without_own_norm && model->dims.mtp_own_norm)) { continue; }
+            if (p < 0) { continue; }
             if (refs != NULL) {
                 refs[n] = (hd_hf_ref){.param = p, .expert = -1, .layer = (int32_t)(model->dims.n_layer + m), .role = HD_HF_COPY};
             }
@@ -170,20 +168,11 @@ int64_t hd_hf_layer_of(const char *name, const char **rest)
     return layer;
 }
 
-/* A stored copy of an MTP module may also be there where the model would write none. */
-static bool is_copy_name(const char *rest)
-{
-    for (int c = 0; c < N_COPIES; c++) {
-        if (strcmp(rest, copies[c].suffix) == 0) { return true; }
-    }
-    return false;
-}
-
 bool hd_hf_may_ignore(const hd_dims *dims, const char *name)
 {
     const char *rest = NULL;
     int64_t layer = hd_hf_layer_of(name, &rest);
     if (layer < 0) { return false; }
     if (strcmp(rest, "self_attn.rotary_emb.inv_freq") == 0) { return true; }
-    return layer >= dims->n_layer && (dims->n_mtp == 0 || is_copy_name(rest));
+    return layer >= dims->n_layer && dims->n_mtp == 0;
 }

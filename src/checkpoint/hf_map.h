@@ -1,8 +1,7 @@
 /* The HuggingFace tensors of a model: every tensor a checkpoint holds is a view of one hd_param.
  *
  * A parameter whose first axis is experts is one tensor per expert.  MTP modules get the copies that the format stores:
- * model.layers.{i}.embed_tokens.weight and shared_head.head.weight (and shared_head.norm.weight when the model uses the main
- * norm).  Optimizer tensors carry the same names after "master.", "mu." and "nu.". */
+ * model.layers.{i}.embed_tokens.weight and shared_head.head.weight.  Optimizer tensors carry the same names after "master.", "mu." and "nu.". */
 #ifndef HD_CHECKPOINT_HF_MAP_H
 #define HD_CHECKPOINT_HF_MAP_H
 

@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "checkpoint/block_file.h"
 #include "hadal/status.h"
 #include "tensor/tensor.h"
@@ -61,18 +62,19 @@ typedef struct hd_st_desc {
     hd_dtype dtype;
     int n_dim;
     int64_t shape[HD_MAX_DIMS];
-    int64_t begin, end; /* in the data, set by hd_st_layout */
+    int64_t begin, end; /* in the data, set by hd_st_place */
 } hd_st_desc;
 
 /* The order of tensors in a file: descending dtype rank, then name; < 0, 0, > 0. */
 int hd_st_compare(const hd_st_desc *a, const hd_st_desc *b);
 
-/* Gives tensors, already in order, their offsets.  HD_E_INVALID when sizes overflow. */
-hd_status hd_st_layout(hd_st_desc *tensors, int64_t n, int64_t *data_bytes, hd_err *err) HD_CHECK_RESULT;
+/* Gives a tensor its offsets behind *at, which moves on.  HD_E_INVALID when sizes overflow. */
+hd_status hd_st_place(hd_st_desc *t, int64_t *at, hd_err *err) HD_CHECK_RESULT;
 
-/* The file's first 8 + N bytes, N padded with spaces to a multiple of 8.  Free *header with hd_free. */
-hd_status hd_st_header(const hd_st_desc *tensors, int64_t n, unsigned char **header, size_t *header_bytes, hd_err *err)
-    HD_CHECK_RESULT;
+/* The file's first 8 + N bytes, N padded with spaces to a multiple of 8: begin, each tensor in the order of the data, end. */
+void hd_st_header_begin(hd_buf *header);
+void hd_st_header_tensor(hd_buf *header, const hd_st_desc *t);
+hd_status hd_st_header_end(hd_buf *header, hd_err *err) HD_CHECK_RESULT;
 
 /* elements * size of the dtype; false when it does not fit 63 bits or a length is negative. */
 bool hd_st_bytes(hd_dtype dtype, int n_dim, const int64_t *shape, int64_t *bytes);

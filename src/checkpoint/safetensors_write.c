@@ -2,7 +2,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "base/alloc.h"
 #include "base/buf.h"
 #include "base/checked.h"
 #include "checkpoint/safetensors.h"
@@ -21,18 +20,14 @@ int hd_st_compare(const hd_st_desc *a, const hd_st_desc *b)
     return rank_a != rank_b ? (rank_a > rank_b ? -1 : 1) : strcmp(a->name, b->name);
 }
 
-hd_status hd_st_layout(hd_st_desc *tensors, int64_t n, int64_t *data_bytes, hd_err *err)
+hd_status hd_st_place(hd_st_desc *t, int64_t *at, hd_err *err)
 {
-    int64_t at = 0, bytes;
-    for (int64_t i = 0; i < n; i++) {
-        hd_st_desc *t = &tensors[i];
-        t->begin = at;
-        if (!hd_st_bytes(t->dtype, t->n_dim, t->shape, &bytes) || !hd_i64_add(at, bytes, &at)) {
-            return HD_FAIL(err, HD_E_INVALID, "tensor %s: the file would have more than 2^63 - 1 bytes", t->name);
-        }
-        t->end = at;
+    int64_t bytes, end;
+    if (!hd_st_bytes(t->dtype, t->n_dim, t->shape, &bytes) || !hd_i64_add(*at, bytes, &end)) {
+        return HD_FAIL(err, HD_E_INVALID, "tensor %s: the file would have more than 2^63 - 1 bytes", t->name);
     }
-    *data_bytes = at;
+    t->begin = *at;
+    t->end = *at = end;
     return HD_OK;
 }
 
@@ -52,39 +47,32 @@ static void append_name(hd_buf *text, const char *name)
     hd_buf_append_char(text, '"');
 }
 
-static void append_tensor(hd_buf *text, const hd_st_desc *t)
+void hd_st_header_begin(hd_buf *header)
 {
-    append_name(text, t->name);
-    hd_buf_printf(text, ":{\"dtype\":\"%s\",\"shape\":[", hd_dtype_name(t->dtype));
-    for (int i = 0; i < t->n_dim; i++) { hd_buf_printf(text, "%s%" PRId64, i > 0 ? "," : "", t->shape[i]); }
-    hd_buf_printf(text, "],\"data_offsets\":[%" PRId64 ",%" PRId64 "]}", t->begin, t->end);
+    hd_buf_append(header, "\0\0\0\0\0\0\0\0", PREFIX_BYTES);
+    hd_buf_append_text(header, "{\"__metadata__\":{\"format\":\"pt\"}");
 }
 
-hd_status hd_st_header(const hd_st_desc *tensors, int64_t n, unsigned char **header, size_t *header_bytes, hd_err *err)
+void hd_st_header_tensor(hd_buf *header, const hd_st_desc *t)
 {
-    hd_buf text = {0};
-    *header = NULL;
-    *header_bytes = 0;
-    hd_buf_append(&text, "\0\0\0\0\0\0\0\0", PREFIX_BYTES);
-    hd_buf_append_text(&text, "{\"__metadata__\":{\"format\":\"pt\"}");
-    for (int64_t i = 0; i < n; i++) {
-        hd_buf_append_char(&text, ',');
-        append_tensor(&text, &tensors[i]);
+    hd_buf_append_char(header, ',');
+    append_name(header, t->name);
+    hd_buf_printf(header, ":{\"dtype\":\"%s\",\"shape\":[", hd_dtype_name(t->dtype));
+    for (int i = 0; i < t->n_dim; i++) { hd_buf_printf(header, "%s%" PRId64, i > 0 ? "," : "", t->shape[i]); }
+    hd_buf_printf(header, "],\"data_offsets\":[%" PRId64 ",%" PRId64 "]}", t->begin, t->end);
+}
+
+hd_status hd_st_header_end(hd_buf *header, hd_err *err)
+{
+    hd_buf_append_char(header, '}');
+    while (header->failed == HD_OK && header->n % DATA_ALIGNMENT != 0) { hd_buf_append_char(header, ' '); }
+    hd_status st = hd_buf_check(header, err);
+    if (st != HD_OK) { return st; }
+    uint64_t length = header->n - PREFIX_BYTES;
+    if (length > HD_ST_MAX_HEADER) {
+        return HD_FAIL(err, HD_E_INVALID, "a safetensors header of %" PRIu64 " bytes, want at most %d: use smaller shards", length,
+                       HD_ST_MAX_HEADER);
     }
-    hd_buf_append_char(&text, '}');
-    while (text.failed == HD_OK && text.n % DATA_ALIGNMENT != 0) { hd_buf_append_char(&text, ' '); }
-    hd_status st = hd_buf_check(&text, err);
-    if (st == HD_OK && text.n - PREFIX_BYTES > HD_ST_MAX_HEADER) {
-        st = HD_FAIL(err, HD_E_INVALID, "a safetensors header of %zu bytes, want at most %d: use smaller shards", text.n - PREFIX_BYTES,
-                     HD_ST_MAX_HEADER);
-    }
-    if (st != HD_OK) {
-        hd_buf_free(&text);
-        return st;
-    }
-    uint64_t length = text.n - PREFIX_BYTES;
-    for (int i = 0; i < PREFIX_BYTES; i++) { text.data[i] = (char)(length >> (8 * i) & 0xFF); }
-    *header_bytes = text.n;
-    *header = (unsigned char *)hd_buf_take(&text);
+    for (int i = 0; i < PREFIX_BYTES; i++) { header->data[i] = (char)(length >> (8 * i) & 0xFF); }
     return HD_OK;
 }
