@@ -259,6 +259,7 @@ hd_status hd_sum_into(hd_exec *ex, const hd_tensor *x, hd_tensor *y, hd_err *err
 
 typedef struct hd_ops {
     const char *name; /* "ref", "cpu:avx2", ... */
+    double (*fma_peak)(int n_threads); /* measures the FLOP/s of independent multiply-adds; NULL: the backend cannot */
 #define HD_OP_SLOT(op) __typeof__(hd_##op) *op;
     HD_OP_LIST(HD_OP_SLOT)
 #undef HD_OP_SLOT

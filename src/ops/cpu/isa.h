@@ -34,5 +34,6 @@ void HD_CPU_INSTALL(moe)(hd_ops *ops);         /* router, dispatch, gather, comb
 void HD_CPU_INSTALL(loss)(hd_ops *ops);        /* cross-entropy */
 void HD_CPU_INSTALL(optimizer)(hd_ops *ops);   /* sumsq, adamw, sum_into, step_gate */
 void HD_CPU_INSTALL(elementwise)(hd_ops *ops); /* embedding, add, copy, fill, scale_rows */
+void HD_CPU_INSTALL(peak)(hd_ops *ops);        /* the measured peak */
 
 #endif

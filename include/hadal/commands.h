@@ -1,0 +1,29 @@
+/* What the program `hadal` does, as library calls.  Each takes a configuration (hadal/config.h), reports through the log sink
+ * (hadal/log.h) and returns a status; the program turns the record into a message and an exit code. */
+#ifndef HADAL_COMMANDS_H
+#define HADAL_COMMANDS_H
+
+#include <signal.h>
+
+#include "hadal/config.h"
+#include "hadal/status.h"
+
+/* What a long command asks of the program around it. */
+typedef struct hd_run_hooks {
+    const volatile sig_atomic_t *stop_signal; /* not 0: save and leave with HD_E_SIGNAL; the program's handlers set it */
+    int progress;                             /* not 0: a terminal is there for HD_LOG_PROGRESS lines */
+} hd_run_hooks;
+
+/* `hadal train`: pre-training, resumed from the run's newest valid checkpoint when there is one. */
+hd_status hd_cmd_train(const hd_config *config, const hd_run_hooks *hooks, hd_err *err) HD_CHECK_RESULT;
+
+/* `hadal plan`: the memory that training with this configuration would take on one device, without taking it. */
+hd_status hd_cmd_plan(const hd_config *config, hd_err *err) HD_CHECK_RESULT;
+
+/* `hadal decode`: continues a prompt from a checkpoint by forward passes over the whole context. */
+hd_status hd_cmd_decode(const hd_config *config, const hd_run_hooks *hooks, hd_err *err) HD_CHECK_RESULT;
+
+/* `hadal state-hash CHECKPOINT`: one SHA-256 over weights, moments, random state and data position. */
+hd_status hd_cmd_state_hash(const char *checkpoint, hd_err *err) HD_CHECK_RESULT;
+
+#endif
