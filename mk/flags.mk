@@ -16,7 +16,8 @@ PACKAGES := yaml-0.1 libzstd zlib libprotobuf-c
 PACKAGE_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null)
 PACKAGE_LIBS := $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null || echo -lyaml -lzstd -lz -lprotobuf-c)
 
-WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-psabi
+WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-psabi \
+            -Werror=implicit-function-declaration -Werror=incompatible-pointer-types -Werror=int-conversion
 CPPFLAGS := -Iinclude -Isrc -I$(GEN) -D_GNU_SOURCE $(EXTRA_CPPFLAGS)
 C_BASE := -std=c11 -g -fno-math-errno -fno-trapping-math -fno-strict-aliasing $(WARNINGS) $(PACKAGE_CFLAGS) $(EXTRA_CFLAGS)
 

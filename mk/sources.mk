@@ -19,7 +19,7 @@ GEN_OBJ := $(GEN_C:$(GEN)/%.c=$(B)/gen/%.o)
 
 TEST_SRC := $(filter-out tests/mutate/%,$(call find_c,$(TEST_ROOTS),test_*.c))
 SUPPORT_SRC := $(filter-out tests/support/test_%,$(wildcard tests/support/*.c))
-FUZZ_SRC := $(if $(MODULES),,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SRC := $(if $(MODULES),$(wildcard tests/fuzz/fuzz_json.c),$(wildcard tests/fuzz/fuzz_*.c))
 BENCH_SRC := $(if $(MODULES),,$(wildcard bench/bench_*.c))
 
 PLAIN_OBJ := $(PLAIN_SRC:%.c=$(B)/%.o)

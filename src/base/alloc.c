@@ -38,7 +38,8 @@ hd_status hd_alloc(size_t n, size_t size, const char *what, void **out, hd_err *
 {
     *out = NULL;
     if (n == 0 || size == 0) { return HD_OK; }
-    void *ptr = must_fail() ? NULL : calloc(n, size); /* calloc checks the product */
+    size_t bytes; /* calloc would check the product too, but the sanitizers make that a crash */
+    void *ptr = must_fail() || !hd_size_mul(n, size, &bytes) ? NULL : calloc(n, size);
     if (ptr == NULL) { return no_memory(err, what, n, size); }
     atomic_fetch_add(&table.live, 1);
     *out = ptr;

@@ -32,7 +32,7 @@ static int replay_folder(const char *folder)
     struct dirent **names = NULL;
     int failed = 0, n = scandir(folder, &names, NULL, alphasort);
     for (int i = 0; i < n; i++) {
-        char path[4096];
+        char path[4096 + 256];
         snprintf(path, sizeof path, "%s/%s", folder, names[i]->d_name);
         if (names[i]->d_name[0] != '.' && replay_file(path) != 0) {
             printf("[  FAILED  ] %s cannot be read\n", path);
