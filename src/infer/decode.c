@@ -1,0 +1,211 @@
+/* `hadal decode`: continues a prompt by a forward pass over the whole context for every token.  No cache: the cost grows
+ * with the square of the length, which is fine for the short texts it is meant for. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/buf.h"
+#include "base/path.h"
+#include "base/rng.h"
+#include "base/utf8.h"
+#include "checkpoint/checkpoint.h"
+#include "hadal/commands.h"
+#include "hadal/log.h"
+#include "infer/sample.h"
+#include "model/model.h"
+#include "tokenizer/byte.h"
+#include "train/trainer.h"
+
+typedef struct decoder {
+    const hd_config *config;
+    hd_dims dims;
+    hd_model_options options;
+    hd_arena model_arena, step_arena, scratch_arena;
+    hd_exec ex;
+    hd_model model;
+    hd_sampler sampler;
+    int64_t n_max;      /* tokens of prompt and answer */
+    int32_t *tokens, *positions, *segments, *order;
+    float *logits;
+} decoder;
+
+/* ---- memory ----------------------------------------------------------------------------------------------------------------- */
+
+static hd_status open_arenas(decoder *d, const size_t sizes[3], hd_err *err)
+{
+    hd_status st = HD_OK;
+    if (sizes == NULL) {
+        hd_arena_open_dry(&d->model_arena, "model");
+        hd_arena_open_dry(&d->step_arena, "step");
+        hd_arena_open_dry(&d->scratch_arena, "scratch");
+        return HD_OK;
+    }
+    HD_TRY(hd_arena_open(&d->model_arena, "model", sizes[0], err));
+    HD_TRY(hd_arena_open(&d->step_arena, "step", sizes[1], err));
+    HD_TRY(hd_arena_open(&d->scratch_arena, "scratch", sizes[2], err));
+out:
+    return st;
+}
+
+static hd_status open_model(decoder *d, const size_t sizes[3], hd_err *err)
+{
+    hd_status st = HD_OK;
+    HD_TRY(open_arenas(d, sizes, err));
+    HD_TRY(hd_exec_init(&d->ex, &d->scratch_arena, hd_threads_per_rank(d->config, 1), sizes == NULL, err));
+    HD_TRY(hd_model_open(&d->dims, &d->options, &d->ex, &d->model_arena, &d->model, err));
+out:
+    return st;
+}
+
+static void close_model(decoder *d)
+{
+    hd_model_close(&d->model);
+    hd_arena_close(&d->scratch_arena);
+    hd_arena_close(&d->step_arena);
+    hd_arena_close(&d->model_arena);
+}
+
+static hd_status upload(decoder *d, const int32_t *host, int64_t n, hd_tensor *out, hd_err *err)
+{
+    hd_status st = hd_tensor_new_1d(&d->step_arena, HD_DTYPE_I32, n, out, err);
+    return st == HD_OK ? hd_exec_upload(&d->ex, host, out, err) : st;
+}
+
+/* Logits of the last of n tokens, into d->logits. */
+static hd_status forward(decoder *d, int64_t n, hd_err *err)
+{
+    hd_status st = HD_OK;
+    size_t mark = hd_arena_mark(&d->step_arena);
+    hd_leaf leaf = {.n_seq = 1, .seq_len = n, .weight_total = 1.0, .mtp_weight_total = 1.0, .n_seq_total = 1, .n_token_total = n};
+    hd_tensor logits;
+    HD_TRY(upload(d, d->tokens, n, &leaf.inputs, err));
+    HD_TRY(upload(d, d->positions, n, &leaf.positions, err));
+    HD_TRY(upload(d, d->segments, n, &leaf.segments, err));
+    HD_TRY(hd_tensor_new_2d(&d->step_arena, HD_DTYPE_F32, 1, d->dims.vocab_size, &logits, err));
+    HD_TRY(hd_model_logits(&d->model, &d->ex, &d->step_arena, &leaf, n - 1, &logits, err));
+    HD_TRY(hd_exec_read(&d->ex, &logits, d->logits, err));
+out:
+    hd_arena_release(&d->step_arena, mark);
+    return st;
+}
+
+/* Finds the sizes by a dry pass over the longest context, then opens for real. */
+static hd_status open_decoder(decoder *d, hd_err *err)
+{
+    hd_status st = HD_OK;
+    size_t sizes[3], n = (size_t)d->n_max, vocab = (size_t)d->dims.vocab_size;
+    HD_TRY(hd_alloc(n, sizeof *d->tokens, "tokens", (void **)&d->tokens, err));
+    HD_TRY(hd_alloc(n, sizeof *d->positions, "positions", (void **)&d->positions, err));
+    HD_TRY(hd_alloc(n, sizeof *d->segments, "segments", (void **)&d->segments, err));
+    HD_TRY(hd_alloc(vocab, sizeof *d->order, "token order", (void **)&d->order, err));
+    HD_TRY(hd_alloc(vocab, sizeof *d->logits, "logits", (void **)&d->logits, err));
+    for (int64_t i = 0; i < d->n_max; i++) {
+        d->positions[i] = (int32_t)i;
+        d->segments[i] = 1;
+    }
+    HD_TRY(open_model(d, NULL, err));
+    HD_TRY(forward(d, d->n_max, err));
+    sizes[0] = d->model_arena.high, sizes[1] = d->step_arena.high, sizes[2] = d->scratch_arena.high;
+    close_model(d);
+    HD_TRY(open_model(d, sizes, err));
+out:
+    return st;
+}
+
+/* ---- text -------------------------------------------------------------------------------------------------------------------- */
+
+static hd_status read_prompt(decoder *d, int64_t *n, hd_err *err)
+{
+    const char *prompt = hd_config_str(d->config, HD_KEY_prompt);
+    int64_t n_byte = prompt != NULL ? (int64_t)strlen(prompt) : 0, limit = hd_config_int(d->config, HD_KEY_max_prefill_predict_length);
+    *n = 0;
+    if (hd_config_bool(d->config, HD_KEY_add_bos)) { d->tokens[(*n)++] = HD_BYTE_BOS; }
+    if (*n + n_byte > limit || *n + n_byte >= d->n_max) {
+        return HD_FAIL(err, HD_E_CONFIG, "the prompt has %" PRId64 " tokens; max_prefill_predict_length is %" PRId64 " and "
+                       "max_target_length, prompt and answer together, is %" PRId64, *n + n_byte, limit, d->n_max);
+    }
+    if (*n + n_byte == 0) { return HD_FAIL(err, HD_E_CONFIG, "the prompt is empty and add_bos is false: there is nothing to continue"); }
+    for (int64_t i = 0; i < n_byte; i++) { d->tokens[(*n)++] = (unsigned char)prompt[i]; }
+    return HD_OK;
+}
+
+static hd_status generate(decoder *d, const hd_run_hooks *hooks, int64_t n, hd_buf *text, hd_err *err)
+{
+    hd_rng rng = hd_rng_make((uint64_t)hd_config_int(d->config, HD_KEY_init_weights_seed), HD_RNG_SAMPLE, "decode");
+    for (; n < d->n_max; n++) {
+        if (hooks->stop_signal != NULL && *hooks->stop_signal != 0) { break; }
+        hd_status st = forward(d, n, err);
+        if (st != HD_OK) { return st; }
+        int64_t token = hd_sample(&d->sampler, d->logits, d->order, d->dims.vocab_size, hd_rng_uniform(rng, (uint64_t)n));
+        if (token == HD_BYTE_EOS) { break; }
+        d->tokens[n] = (int32_t)token;
+        if (token < 256) { hd_buf_append_char(text, (char)token); }
+    }
+    return hd_buf_check(text, err);
+}
+
+static hd_status print_answer(const decoder *d, const hd_buf *answer, hd_err *err)
+{
+    hd_buf clean = {0};
+    const char *want = hd_config_str(d->config, HD_KEY_autoregressive_decode_assert), *prompt = hd_config_str(d->config, HD_KEY_prompt);
+    hd_utf8_append_replacing(&clean, hd_buf_text(answer), answer->n);
+    hd_status st = hd_buf_check(&clean, err);
+    if (st == HD_OK) { hd_log(HD_LOG_RESULT, "Input `%s` -> `%s`", prompt != NULL ? prompt : "", hd_buf_text(&clean)); }
+    if (st == HD_OK && want != NULL && strncmp(hd_buf_text(&clean), want, strlen(want)) != 0) {
+        st = HD_FAIL(err, HD_E_VERIFY, "the output does not begin with autoregressive_decode_assert: `%s`", want);
+    }
+    hd_buf_free(&clean);
+    return st;
+}
+
+/* ---- the command --------------------------------------------------------------------------------------------------------------- */
+
+/* load_parameters_path, or the run's own checkpoints. */
+static hd_status find_checkpoint(const hd_config *config, char **path, hd_err *err)
+{
+    const char *given = hd_config_str(config, HD_KEY_load_parameters_path);
+    if (given != NULL) { return hd_strdup(given, path, err); }
+    return hd_path_join(hd_config_str(config, HD_KEY_base_output_directory), hd_config_str(config, HD_KEY_run_name), path, err);
+}
+
+static hd_status check_tokenizer(const decoder *d, hd_err *err)
+{
+    if (!hd_config_is(d->config, HD_KEY_tokenizer_type, "byte")) {
+        return HD_FAIL(err, HD_E_UNSUPPORTED, "decode with tokenizer_type=%s is not supported; set tokenizer_type=byte",
+                       hd_config_str(d->config, HD_KEY_tokenizer_type));
+    }
+    if (d->dims.vocab_size < HD_BYTE_VOCAB) {
+        return HD_FAIL(err, HD_E_CONFIG, "the model has %" PRId64 " tokens; tokenizer_type=byte needs at least %d", d->dims.vocab_size, HD_BYTE_VOCAB);
+    }
+    return HD_OK;
+}
+
+hd_status hd_cmd_decode(const hd_config *config, const hd_run_hooks *hooks, hd_err *err)
+{
+    hd_status st = HD_OK;
+    decoder d = {.config = config, .n_max = hd_config_int(config, HD_KEY_max_target_length)};
+    char *path = NULL;
+    hd_buf answer = {0};
+    int64_t n;
+    HD_TRY(hd_sampler_from_config(config, &d.sampler, err));
+    HD_TRY(find_checkpoint(config, &path, err));
+    HD_TRY(hd_ckpt_read_dims(path, &d.dims, err));
+    HD_TRY(check_tokenizer(&d, err));
+    HD_TRY(hd_model_options_from_config(config, &d.options, err));
+    d.options.training = false;
+    HD_TRY(open_decoder(&d, err));
+    HD_TRY(hd_ckpt_load_parameters(path, &d.ex, &d.model, err));
+    HD_TRY(read_prompt(&d, &n, err));
+    HD_TRY(generate(&d, hooks, n, &answer, err));
+    HD_TRY(print_answer(&d, &answer, err));
+out:
+    close_model(&d);
+    hd_free(d.tokens);
+    hd_free(d.positions);
+    hd_free(d.segments);
+    hd_free(d.order);
+    hd_free(d.logits);
+    hd_free(path);
+    hd_buf_free(&answer);
+    return st;
+}
