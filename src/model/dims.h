@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "config/config.h"
 #include "ops/ops.h"
 #include "ops/rope_table.h"
 
@@ -30,5 +31,12 @@ typedef struct hd_dims {
     int64_t bos_token_id, eos_token_id;
     double initializer_range;
 } hd_dims;
+
+/* What the model keys of a configuration (MaxText's) mean.  The squared YaRN factor belongs to the softmax scale whenever
+ * rope_type is yarn and max_position_embeddings exceeds the original; YaRN itself never depends on the sequence length. */
+hd_status hd_dims_from_config(const hd_config *config, hd_dims *dims, hd_err *err) HD_CHECK_RESULT;
+
+/* HD_E_CONFIG, naming the number, when no model has these dims. */
+hd_status hd_dims_validate(const hd_dims *dims, hd_err *err) HD_CHECK_RESULT;
 
 #endif

@@ -11,6 +11,7 @@
 #define HD_MODEL_MODEL_H
 
 #include "base/arena.h"
+#include "config/config.h"
 #include "model/dims.h"
 #include "model/tensors.h"
 #include "ops/ops.h"
@@ -27,15 +28,20 @@ typedef struct hd_remat {
     bool moe_mlpwi, moe_mlpwo;  /* routed gate/up; routed output */
 } hd_remat;
 
+/* From remat_policy and, for `custom`, the key of each activation.  HD_E_UNSUPPORTED for offload. */
+hd_status hd_remat_from_config(const hd_config *config, hd_remat *remat, hd_err *err) HD_CHECK_RESULT;
+
 typedef struct hd_model_options {
     hd_dtype dtype, weight_dtype, mu_dtype;
     hd_attention_impl attention;
     hd_moe_strategy moe_strategy;
     double capacity_factor;
-    bool activations_in_float32;
+    bool activations_in_float32;      /* gate and up projections in f32, for every strategy */
+    bool narrow_gate_logits;          /* float32_gate_logits=false: router logits rounded to dtype */
     hd_remat remat;
     double z_loss_multiplier, mtp_loss_scaling_factor, balance_loss_weight, router_bias_update_rate;
     hd_balance_rule balance_rule;
+    bool count_padding;               /* tokens of segment 0 count as load for the router bias (MaxText) */
     int64_t row_chunk, vocab_chunk;   /* of the loss; 0: chosen from the vocabulary */
     int64_t max_positions;            /* length of the RoPE table */
     uint64_t init_seed;
@@ -45,16 +51,26 @@ typedef struct hd_model_options {
     int n_trainable_mask, n_adamw_mask;
 } hd_model_options;
 
+/* The options a configuration asks for.  The masks are the configuration's lists and live as long as it does; max_positions is
+ * max_target_length. */
+hd_status hd_model_options_from_config(const hd_config *config, bool training, hd_model_options *options, hd_err *err)
+    HD_CHECK_RESULT;
+
 /* One row of the table, expanded: one in-memory tensor with everything that belongs to it. */
 typedef struct hd_param {
     const hd_tensor_spec *spec;
     int64_t layer;       /* -1 for globals */
     char *name;          /* HuggingFace name with {i} filled in; "{e}" stays when the first axis is experts */
     hd_weight weight;    /* value; grad (a view into hd_model.grad_flat) */
+    hd_weight live;      /* what model code hands to ops: `weight` between acquire and release, else empty (model/weights.h) */
     hd_tensor master;    /* f32; aliases weight.value when that is f32 */
     hd_tensor mu, nu;    /* n_dim = 0 when frozen or not training */
     bool trained, decay; /* after the masks */
 } hd_param;
+
+/* Called when no more gradient will be added to a unit's weights by the leaf in work; layer is -1 for globals.
+ * Runs between ops: what it does to memory goes through ops or the executor. */
+typedef hd_status (*hd_grads_ready_hook)(void *context, hd_unit unit, int64_t layer, hd_err *err);
 
 typedef struct hd_model {
     hd_dims dims;
@@ -63,15 +79,19 @@ typedef struct hd_model {
     int64_t n_param;
     hd_tensor grad_flat;  /* f32: all gradients, one after the other, 64-byte aligned pieces, gaps zero */
     hd_tensor rope_table;
-    struct hd_layer *layers; /* n_layer + n_mtp; pointers into params, private to src/model */
+    struct hd_layer *layers; /* n_layer + n_mtp, then one for the globals; pointers into params, private to src/model */
     int64_t n_moe_layer;     /* MTP modules included */
+    hd_grads_ready_hook grads_ready; /* NULL after open; the trainer may set it */
+    void *grads_ready_context;
 } hd_model;
 
-/* Host description of one leaf: its tensors and the global numbers its loss needs. */
+/* Host description of one leaf: its tensors and the global numbers its loss needs.  hd_leaf_upload fills the tensors. */
 typedef struct hd_leaf {
     int64_t n_seq, seq_len;
     hd_tensor inputs, targets, positions, segments; /* (N) i32 */
     hd_tensor loss_weights;                         /* (N) f32 */
+    hd_tensor mtp_inputs, mtp_targets;              /* (n_mtp, N) i32: shifted m + 1 places to the left; n_dim 0 without MTP */
+    hd_tensor mtp_weights;                          /* (n_mtp, N) f32 */
     double weight_total;      /* sum of loss weights over the GLOBAL batch; > 0 */
     double mtp_weight_total;  /* the same for all MTP modules' shifted masks together; 0 without MTP */
     int64_t n_seq_total;      /* sequences in the global batch */
@@ -84,7 +104,7 @@ enum {
     HD_METRIC_XENT,     /* sum w (ce + z) numerator of lm_loss */
     HD_METRIC_Z,        /* the z part alone */
     HD_METRIC_BALANCE,  /* moe_lb_loss, final value */
-    HD_METRIC_MTP,      /* sum of MTP numerators, unscaled */
+    HD_METRIC_MTP,      /* sum of MTP numerators, unscaled, without z-loss */
     HD_METRIC_LOSS,     /* total loss of the step: what is differentiated */
     HD_METRIC_DROPPED,  /* claims dropped by capacity */
     HD_METRIC_RAW_NORM2, HD_METRIC_PARAM_NORM2, HD_METRIC_APPLIED, HD_METRIC_CLIP, /* written by the trainer */
@@ -96,8 +116,26 @@ hd_status hd_model_open(const hd_dims *dims, const hd_model_options *options, hd
                         hd_err *err) HD_CHECK_RESULT;
 void hd_model_close(hd_model *model);
 
-/* Initial weights from the counter generator: the same on every layout. */
+/* Initial weights from the counter generator, purpose HD_RNG_INIT, name = HuggingFace name (of each expert), index = element of
+ * that tensor: the same on every layout.  Rules: docs/model.md, "Initial weights". */
 hd_status hd_model_init_weights(hd_model *model, hd_exec *ex, hd_err *err) HD_CHECK_RESULT;
+
+/* Rows of a leaf on the host, (n_seq, seq_len) each. */
+typedef struct hd_leaf_rows {
+    int64_t n_seq, seq_len;
+    const int32_t *inputs, *targets, *positions, *segments;
+    const float *loss_weights;
+} hd_leaf_rows;
+
+/* Makes a leaf's tensors in `arena` and fills them from the host, MTP's shifted rows included: module m sees, at position t,
+ * the token, target and weight of position t + m of the same segment, and 0 where there is none.  Ids outside the vocabulary
+ * and positions outside the RoPE table are HD_E_INVALID.  The numbers behind the tensors in hd_leaf stay the caller's.
+ * On a dry executor `rows` may hold null pointers. */
+hd_status hd_leaf_upload(const hd_model *model, hd_exec *ex, hd_arena *arena, const hd_leaf_rows *rows, hd_leaf *leaf,
+                         hd_err *err) HD_CHECK_RESULT;
+
+/* Sum over all modules of the shifted weights: what hd_leaf.mtp_weight_total is the global sum of. */
+double hd_leaf_mtp_weight_sum(const hd_leaf_rows *rows, int64_t n_mtp);
 
 /* Forward and backward of one leaf.  Everything it takes from `step` is released before it returns. */
 hd_status hd_model_train_leaf(hd_model *model, hd_exec *ex, hd_arena *step, const hd_leaf *leaf, hd_tensor *metrics,
@@ -110,6 +148,16 @@ hd_status hd_model_eval_leaf(hd_model *model, hd_exec *ex, hd_arena *step, const
 /* Logits f32 (n_rows, V) of rows row_begin .. of the leaf, into a caller's tensor. */
 hd_status hd_model_logits(hd_model *model, hd_exec *ex, hd_arena *step, const hd_leaf *leaf, int64_t row_begin,
                           hd_tensor *logits, hd_err *err) HD_CHECK_RESULT;
+
+/* After the optimiser step, from the counts of the whole global batch: every MoE layer's router bias, MTP modules included,
+ * moves by options.router_bias_update_rate towards balance.  Padding was not counted.  Nothing happens at rate 0, nor when control
+ * (see hd_step_gate) is given and says that the step is skipped. */
+hd_status hd_model_update_router_bias(hd_model *model, hd_exec *ex, const hd_tensor *metrics, const hd_tensor *control,
+                                      hd_err *err) HD_CHECK_RESULT;
+
+/* The counts of one MoE layer inside the metrics tensor, (E) f64. */
+hd_tensor hd_model_expert_counts(const hd_model *model, const hd_tensor *metrics, int64_t moe_index);
+int64_t hd_model_n_metric(const hd_model *model); /* length of the metrics tensor */
 
 /* Counts, by loops over the table. */
 int64_t hd_dims_count_params(const hd_dims *dims);        /* without MTP */
