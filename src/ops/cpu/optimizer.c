@@ -183,19 +183,33 @@ static hd_status adamw(hd_exec *ex, const hd_adamw_spec *spec, const hd_tensor *
 
 /* ---- sums of gradients ---- */
 
+static void add_span_f32(const float *x, float *y, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++) { y[i] += x[i]; }
+}
+
+static void add_span_f64(const double *x, double *y, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++) { y[i] += x[i]; }
+}
+
 static void sum_into_item(void *arg, int64_t item, int thread)
 {
     (void)thread;
     const step_job *job = arg;
     hd_piece p = hd_split_item(&job->split, item);
     for (int64_t r = p.row_begin; r < p.row_end; r++) {
-        const float *x = hd_split_row(&job->split, job->x, r);
-        float *y = hd_split_row(&job->split, job->y, r);
-        for (int64_t i = p.column_begin; i < p.column_end; i++) { y[i] += x[i]; }
+        const void *x = hd_split_row(&job->split, job->x, r);
+        void *y = hd_split_row(&job->split, job->y, r);
+        if (job->y->dtype == HD_DTYPE_F64) {
+            add_span_f64(x, y, p.column_begin, p.column_end);
+        } else {
+            add_span_f32(x, y, p.column_begin, p.column_end);
+        }
     }
 }
 
-/* Reads x and y, writes y: 12 bytes an element. */
+/* Reads x and y, writes y: 12 bytes an element, 24 in f64. */
 static void sum_into_f64(const hd_tensor *x, hd_tensor *y)
 {
     const double *from = x->data;
