@@ -8,24 +8,25 @@
 #include "config/config.h"
 
 /* Mesh axes, outermost first. */
-typedef enum hd_axis {
-    HD_AXIS_DILOCO,
-    HD_AXIS_DATA,
-    HD_AXIS_STAGE,
-    HD_AXIS_FSDP,
-    HD_AXIS_FSDP_TRANSPOSE,
-    HD_AXIS_SEQUENCE,
-    HD_AXIS_CONTEXT,
-    HD_AXIS_CONTEXT_USP_ULYSSES,
-    HD_AXIS_CONTEXT_AUTOREGRESSIVE,
-    HD_AXIS_TENSOR,
-    HD_AXIS_TENSOR_SEQUENCE,
-    HD_AXIS_EXPERT,
-    HD_AXIS_AUTOREGRESSIVE,
-    HD_AXIS_COUNT
-} hd_axis;
+typedef enum hd_mesh_axis {
+    HD_MESH_DILOCO,
+    HD_MESH_DATA,
+    HD_MESH_STAGE,
+    HD_MESH_FSDP,
+    HD_MESH_FSDP_TRANSPOSE,
+    HD_MESH_SEQUENCE,
+    HD_MESH_CONTEXT,
+    HD_MESH_CONTEXT_USP_ULYSSES,
+    HD_MESH_CONTEXT_AUTOREGRESSIVE,
+    HD_MESH_TENSOR,
+    HD_MESH_TENSOR_SEQUENCE,
+    HD_MESH_EXPERT,
+    HD_MESH_AUTOREGRESSIVE,
+    HD_MESH_COUNT
+} hd_mesh_axis;
 
-const char *hd_axis_name(hd_axis axis); /* "data", ... */
+const char *hd_mesh_axis_name(hd_mesh_axis axis); /* "data", ...: the word in ici_<word>_parallelism */
+hd_config_key hd_axis_key(hd_mesh_axis axis, bool between_slices); /* ici_<axis>_parallelism or dcn_<axis>_parallelism */
 
 /* Rows of a batch over all devices. */
 typedef struct hd_batch_rows {
@@ -41,11 +42,11 @@ hd_status hd_batch_rows_of(int64_t n_devices, double per_device, int64_t accumul
 
 /* Replaces the one -1 among degree[] so that the product is n_devices (0: the -1 becomes 1 and any product is good).
  * what ("ICI", "DCN") names the mesh in messages.  *product receives the product. */
-hd_status hd_mesh_solve(const char *what, int64_t degree[HD_AXIS_COUNT], int64_t n_devices, int64_t *product,
+hd_status hd_mesh_solve(const char *what, int64_t degree[HD_MESH_COUNT], int64_t n_devices, int64_t *product,
                         hd_err *err) HD_CHECK_RESULT;
 
 typedef struct hd_run_shape {
-    int64_t degree[HD_AXIS_COUNT]; /* ICI */
+    int64_t degree[HD_MESH_COUNT]; /* ICI */
     int64_t n_devices;
     int64_t accumulation; /* gradient_accumulation_steps */
     int64_t sequence_len; /* max_target_length */
