@@ -5,6 +5,7 @@
 void hd_ops_install_ref(hd_ops *ops)
 {
     ops->name = "ref";
+    ops->fma_peak = NULL;
 #define HD_REF_INSTALL(op) ops->op = hd_ref_##op;
     HD_OP_LIST(HD_REF_INSTALL)
 #undef HD_REF_INSTALL
