@@ -191,8 +191,7 @@ hd_status hd_cmd_decode(const hd_config *config, const hd_run_hooks *hooks, hd_e
     HD_TRY(find_checkpoint(config, &path, err));
     HD_TRY(hd_ckpt_read_dims(path, &d.dims, err));
     HD_TRY(check_tokenizer(&d, err));
-    HD_TRY(hd_model_options_from_config(config, &d.options, err));
-    d.options.training = false;
+    HD_TRY(hd_model_options_from_config(config, false, &d.options, err));
     HD_TRY(open_decoder(&d, err));
     HD_TRY(hd_ckpt_load_parameters(path, &d.ex, &d.model, err));
     HD_TRY(read_prompt(&d, &n, err));

@@ -40,6 +40,11 @@ typedef struct hd_metrics hd_metrics;
  * Writes the setup text records (number of parameters, every key) to TensorBoard. */
 hd_status hd_metrics_open(const hd_config *config, const hd_model *model, int64_t first_step, hd_metrics **out, hd_err *err)
     HD_CHECK_RESULT;
+
+/* A terminal is there: HD_LOG_PROGRESS lines are sent.  thin: step lines of fast steps are left out, which is for a person who
+ * sees the progress line in the same place; scripts that read step lines get every one. */
+void hd_metrics_set_progress(hd_metrics *m, bool progress, bool thin);
+
 hd_status hd_metrics_step(hd_metrics *m, const hd_step_report *r, hd_err *err) HD_CHECK_RESULT;
 hd_status hd_metrics_eval(hd_metrics *m, const hd_eval_report *r, hd_err *err) HD_CHECK_RESULT;
 hd_status hd_metrics_close(hd_metrics *m, hd_err *err) HD_CHECK_RESULT; /* flushes; accepts NULL */

@@ -176,7 +176,10 @@ static hd_status open_run(run *r, hd_err *err)
     HD_TRY(open_store(r, err));
     HD_TRY(open_data(r, err));
     HD_TRY(start_from(r, err));
-    if (r->comm->rank == 0) { HD_TRY(hd_metrics_open(r->job->config, &r->trainer.model, r->first_step, &r->metrics, err)); }
+    if (r->comm->rank == 0) {
+        HD_TRY(hd_metrics_open(r->job->config, &r->trainer.model, r->first_step, &r->metrics, err));
+        hd_metrics_set_progress(r->metrics, r->job->hooks->progress > 0, r->job->hooks->progress > 1);
+    }
     double given = hd_config_float(r->job->config, HD_KEY_device_peak_tflops);
     r->peak_tflops = given > 0.0 ? given : measured_peak(&r->trainer.ex) / 1e12;
 out:

@@ -117,6 +117,18 @@ static void read_optimizer_keys(const hd_config *c, hd_trainer *t)
     };
 }
 
+static hd_status read_model_keys(const hd_config *c, const hd_batch_plan *plan, hd_dims *dims, hd_model_options *options, hd_err *err)
+{
+    int64_t tiles = hd_config_int(c, HD_KEY_num_vocab_tiling), rows = plan->leaf_rows * plan->seq_len;
+    hd_status st = hd_dims_from_config(c, dims, err);
+    if (st == HD_OK) { st = hd_model_options_from_config(c, true, options, err); }
+    if (st != HD_OK) { return st; }
+    /* MaxText's default for the first moment is weight_dtype; in bf16 small updates vanish, so it is f32 unless asked for */
+    if (!hd_config_is_set(c, HD_KEY_mu_dtype)) { options->mu_dtype = HD_DTYPE_F32; }
+    if (tiles > 1 && options->row_chunk == 0) { options->row_chunk = (rows + tiles - 1) / tiles; }
+    return HD_OK;
+}
+
 hd_status hd_trainer_open(const hd_config *config, hd_comm *comm, const hd_arena_sizes *sizes, hd_trainer *t, hd_err *err)
 {
     hd_status st = HD_OK;
@@ -124,9 +136,8 @@ hd_status hd_trainer_open(const hd_config *config, hd_comm *comm, const hd_arena
     hd_model_options options;
     *t = (hd_trainer){.config = config, .comm = comm};
     read_optimizer_keys(config, t);
-    HD_TRY(hd_dims_from_config(config, &dims, err));
-    HD_TRY(hd_model_options_from_config(config, &options, err));
     HD_TRY(hd_batch_plan_from_config(config, comm->rank, comm->size, &t->plan, err));
+    HD_TRY(read_model_keys(config, &t->plan, &dims, &options, err));
     HD_TRY(open_arenas(t, sizes, err));
     HD_TRY(hd_exec_init(&t->ex, &t->scratch_arena, hd_threads_per_rank(config, comm->size), sizes == NULL, err));
     HD_TRY(hd_model_open(&dims, &options, &t->ex, &t->model_arena, &t->model, err));

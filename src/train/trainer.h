@@ -60,8 +60,7 @@ hd_status hd_trainer_open(const hd_config *config, hd_comm *comm, const hd_arena
     HD_CHECK_RESULT;
 void hd_trainer_close(hd_trainer *t);
 
-/* The model options and thread count that a configuration asks for. */
-hd_status hd_model_options_from_config(const hd_config *config, hd_model_options *options, hd_err *err) HD_CHECK_RESULT;
+/* The thread count and the cut of a batch that a configuration asks for. */
 int hd_threads_per_rank(const hd_config *config, int n_rank);
 hd_status hd_batch_plan_from_config(const hd_config *config, int rank, int n_rank, hd_batch_plan *plan, hd_err *err)
     HD_CHECK_RESULT;
