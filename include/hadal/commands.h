@@ -11,7 +11,8 @@
 /* What a long command asks of the program around it. */
 typedef struct hd_run_hooks {
     const volatile sig_atomic_t *stop_signal; /* not 0: save and leave with HD_E_SIGNAL; the program's handlers set it */
-    int progress;                             /* not 0: a terminal is there for HD_LOG_PROGRESS lines */
+    int progress;                             /* 1: a terminal is there for HD_LOG_PROGRESS lines; 2: and results go to it too, so
+                                               * that fast steps need no line of their own */
 } hd_run_hooks;
 
 /* `hadal train`: pre-training, resumed from the run's newest valid checkpoint when there is one. */

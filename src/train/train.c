@@ -113,7 +113,7 @@ static hd_status resume(run *r, bool *found, hd_err *err)
 {
     hd_status st = HD_OK;
     char *path = NULL;
-    char name[32];
+    char name[48];
     double step_plus_one = 0.0;
     *found = false;
     if (r->store != NULL) {

@@ -1,0 +1,218 @@
+/* The commands: what each is called, how it is explained, and which library call it is. */
+#include "hadal/commands.h"
+
+#include <string.h>
+
+#include "cli/cli.h"
+#include "hadal/config.h"
+#include "hadal/init.h"
+#include "hadal/log.h"
+
+/* ---- a configuration and what the terminal takes from it ----------------------------------------------------------- */
+
+static hd_status value_is(const hd_config *config, const char *key, const char *wanted, bool *is, hd_err *err)
+{
+    char *text = NULL;
+    hd_status st = hd_config_value_text(config, key, &text, err);
+    if (st != HD_OK) { return st; }
+    *is = strcmp(text, wanted) == 0;
+    hd_config_text_free(text);
+    return HD_OK;
+}
+
+static hd_status set_up_terminal(const hd_config *config, hd_err *err)
+{
+    hd_status st = HD_OK;
+    bool json, on, off;
+    HD_TRY(value_is(config, "log_format", "json", &json, err));
+    HD_TRY(value_is(config, "progress", "on", &on, err));
+    HD_TRY(value_is(config, "progress", "off", &off, err));
+    hd_cli_terminal_set_json(json);
+    if (on || off || json) { hd_cli_terminal_set_progress(on && !json); }
+out:
+    return st;
+}
+
+static hd_status load(const hd_cli_call *call, hd_config **config, hd_err *err)
+{
+    hd_status st = hd_config_load(call->command->name, call->argc, (const char *const *)call->argv, hd_cli_configs_dir(),
+                                  config, err);
+    hd_config_scrub_argv(call->argc, call->argv);
+    if (st == HD_OK) { st = set_up_terminal(*config, err); }
+    return st;
+}
+
+/* ---- the commands ---------------------------------------------------------------------------------------------------- */
+
+typedef hd_status (*with_hooks)(const hd_config *config, const hd_run_hooks *hooks, hd_err *err);
+
+static hd_status plan_with_hooks(const hd_config *config, const hd_run_hooks *hooks, hd_err *err)
+{
+    (void)hooks;
+    return hd_cmd_plan(config, err);
+}
+
+static hd_status run_configured(const hd_cli_call *call, with_hooks body, bool saves_on_signal, hd_err *err)
+{
+    hd_status st = HD_OK;
+    hd_config *config = NULL;
+    HD_TRY(load(call, &config, err));
+    if (call->print_config) {
+        HD_TRY(hd_config_print(config, call->only_set ? HD_CONFIG_SET : HD_CONFIG_ORIGINS, hd_cli_print_line, NULL, err));
+        goto out;
+    }
+    if (saves_on_signal) { hd_cli_catch_signals(); }
+    hd_run_hooks hooks = {.stop_signal = hd_cli_stop_signal(), .progress = hd_cli_terminal_progress()};
+    HD_TRY(body(config, &hooks, err));
+out:
+    hd_config_free(config);
+    return st;
+}
+
+static hd_status run_train(const hd_cli_call *call, hd_err *err)
+{
+    return run_configured(call, hd_cmd_train, true, err);
+}
+
+static hd_status run_plan(const hd_cli_call *call, hd_err *err)
+{
+    return run_configured(call, plan_with_hooks, false, err);
+}
+
+static hd_status run_decode(const hd_cli_call *call, hd_err *err)
+{
+    return run_configured(call, hd_cmd_decode, false, err);
+}
+
+static hd_status run_state_hash(const hd_cli_call *call, hd_err *err)
+{
+    if (call->argc != 1) {
+        return HD_FAIL(err, HD_E_CONFIG, "state-hash takes one checkpoint (got %d words): hadal state-hash RUN/checkpoints/100",
+                       call->argc);
+    }
+    return hd_cmd_state_hash(call->argv[0], err);
+}
+
+static hd_status run_help(const hd_cli_call *call, hd_err *err)
+{
+    if (call->argc > 1) {
+        return HD_FAIL(err, HD_E_CONFIG, "help takes one topic (got %d words)", call->argc);
+    }
+    return hd_cli_help(call->argc == 1 ? call->argv[0] : NULL, err);
+}
+
+static hd_status run_version(const hd_cli_call *call, hd_err *err)
+{
+    (void)call;
+    (void)err;
+    char line[64] = "hadal ";
+    strncat(line, hd_version(), sizeof line - strlen(line) - 1);
+    hd_cli_print_line(NULL, line);
+    return HD_OK;
+}
+
+/* ---- the table --------------------------------------------------------------------------------------------------------- */
+
+#define KEYS "[FILE.yml] key=value ..."
+
+const hd_cli_command hd_cli_commands[] = {
+    {.name = "train", .arguments = KEYS, .takes_keys = true, .run = run_train,
+     .summary = "train a model, or go on with a run that was stopped",
+     .text = "Trains from random weights, from load_parameters_path=, or, when the run's folder\n"
+             "<base_output_directory>/<run_name> holds a checkpoint, from there: the same command that started a run\n"
+             "continues it.  Ctrl-C and SIGTERM save a checkpoint and leave; Ctrl-C twice leaves at once.",
+     .examples =
+         "# a small model on your own text, byte by byte, with the last 5 % held out\n"
+         "hadal train model_name=deepseek-mini dataset_path=book.txt eval_fraction=0.05 \\\n"
+         "    eval_interval=200 steps=1000 base_output_directory=runs run_name=book\n"
+         "# the documented V2-Lite pre-training command on synthetic data\n"
+         "hadal train base.yml base_output_directory=runs run_name=pretrain model_name=deepseek2-16b \\\n"
+         "    per_device_batch_size=4 enable_checkpointing=false async_checkpointing=false steps=5 \\\n"
+         "    max_target_length=1024 attention=flash dtype=bfloat16 weight_dtype=bfloat16 \\\n"
+         "    megablox=True sparse_matmul=True dataset_type=synthetic\n"
+         "# the same configuration, printed with the origin of each value\n"
+         "hadal train --print-config model_name=deepseek-mini dataset_path=book.txt"},
+    {.name = "plan", .arguments = KEYS, .takes_keys = true, .run = run_plan,
+     .summary = "tell the memory and work of a training run without taking it",
+     .text = "Takes the keys of train.  The answer comes from the allocations that train itself makes, with the memory\n"
+             "left out, so that it also works for models larger than the machine.",
+     .examples = "# what would V3 take?\n"
+                 "hadal plan model_name=deepseek3-671b per_device_batch_size=4 max_target_length=1024\n"
+                 "# fail when the answer is above 22 GB\n"
+                 "hadal plan model_name=deepseek-mini device_memory_gb=22"},
+    {.name = "decode", .arguments = KEYS, .takes_keys = true, .run = run_decode,
+     .summary = "continue a prompt from a checkpoint",
+     .text = "Each new token runs the model over the whole text so far.  max_target_length is the length of prompt and\n"
+             "answer together, max_prefill_predict_length the most tokens a prompt may have.",
+     .examples = "hadal decode model_name=deepseek-mini load_parameters_path=runs/book/checkpoints/999 \\\n"
+                 "    prompt='It was a dark and' max_prefill_predict_length=64 max_target_length=256"},
+    {.name = "state-hash", .arguments = "CHECKPOINT", .run = run_state_hash,
+     .summary = "one SHA-256 over all state of a checkpoint",
+     .text = "Covers names, shapes and bits of weights and moments, counts, random state and the position in the data, and\n"
+             "does not depend on how they are spread over files.  CHECKPOINT is one checkpoint, a folder of them or a\n"
+             "run's folder (then its newest).  Two runs that agree in every bit have the same hash.",
+     .examples = "hadal state-hash runs/book"},
+    {.name = "help", .arguments = "[COMMAND | KEY | environment | base.yml]", .run = run_help,
+     .summary = "explain a command, a configuration key or the environment",
+     .examples = "hadal help train\n"
+                 "hadal help remat_policy\n"
+                 "hadal help environment\n"
+                 "hadal help base.yml > mine.yml      # every key with its default and meaning"},
+    {.name = "version", .arguments = "", .run = run_version, .summary = "print the version"},
+    {.name = "sft", .arguments = KEYS, .summary = "supervised fine-tuning on conversations"},
+    {.name = "convert", .arguments = "...", .summary = "convert checkpoints between formats"},
+    {.name = "check", .arguments = "...", .summary = "compare logits with a golden file"},
+    {.name = "eval", .arguments = "...", .summary = "score a benchmark"},
+    {.name = "inspect", .arguments = "...", .summary = "list the tensors of a checkpoint"},
+    {.name = "diff", .arguments = "...", .summary = "compare two checkpoints"},
+    {.name = "verify", .arguments = "...", .summary = "certify a checkpoint"},
+    {.name = "tokenize", .arguments = "...", .summary = "text to token ids and back"},
+    {.name = "tokenizer", .arguments = "...", .summary = "train a tokenizer"},
+    {.name = "bench", .arguments = "...", .summary = "measure operations against their bounds"},
+    {.name = NULL},
+};
+
+const hd_cli_command *hd_cli_find_command(const char *name)
+{
+    for (const hd_cli_command *c = hd_cli_commands; c->name != NULL; c++) {
+        if (strcmp(c->name, name) == 0) { return c; }
+    }
+    return NULL;
+}
+
+/* Insertions, deletions, substitutions and swaps of neighbours that turn a into b; both shorter than the table. */
+static int edit_distance(const char *a, const char *b)
+{
+    enum { MAX = 32 };
+    int d[MAX + 1][MAX + 1];
+    size_t n = strlen(a), m = strlen(b);
+    if (n > MAX || m > MAX) { return MAX; }
+    for (size_t i = 0; i <= n; i++) { d[i][0] = (int)i; }
+    for (size_t j = 0; j <= m; j++) { d[0][j] = (int)j; }
+    for (size_t i = 1; i <= n; i++) {
+        for (size_t j = 1; j <= m; j++) {
+            int best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+            if (d[i - 1][j] + 1 < best) { best = d[i - 1][j] + 1; }
+            if (d[i][j - 1] + 1 < best) { best = d[i][j - 1] + 1; }
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && d[i - 2][j - 2] + 1 < best) {
+                best = d[i - 2][j - 2] + 1;
+            }
+            d[i][j] = best;
+        }
+    }
+    return d[n][m];
+}
+
+const hd_cli_command *hd_cli_nearest_command(const char *name)
+{
+    const hd_cli_command *nearest = NULL;
+    int least = (int)strlen(name) / 3 + 2; /* further away is another word, not a slip */
+    for (const hd_cli_command *c = hd_cli_commands; c->name != NULL; c++) {
+        int distance = edit_distance(name, c->name);
+        if (distance < least) {
+            least = distance;
+            nearest = c;
+        }
+    }
+    return nearest;
+}
