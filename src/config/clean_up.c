@@ -7,7 +7,6 @@
 #include "base/clock.h"
 #include "base/env.h"
 #include "config/config_internal.h"
-#include "hadal/log.h"
 
 enum { PATH_LEN = 4096 };
 
@@ -29,19 +28,11 @@ static hd_status clean_output_directory(hd_config *config, hd_err *err)
     if (!hd_config_is_null(config, HD_KEY_base_output_directory)) { return HD_OK; }
     size_t n = getcwd(cwd, sizeof cwd - sizeof "/maxtext_output") != NULL ? strlen(cwd) : 0;
     memcpy(cwd + n, "/maxtext_output", sizeof "/maxtext_output");
-    const char *folder = n > 0 ? cwd : cwd + 1;
-    if ((config->command & (HD_FOR_TRAIN | HD_FOR_SFT)) != 0 && config->command != HD_FOR_ALL) {
-        hd_log(HD_LOG_WARN, "base_output_directory is not set; runs go to %s", folder);
-    }
-    return hd_config_derive_str(config, HD_KEY_base_output_directory, folder, err);
+    return hd_config_derive_str(config, HD_KEY_base_output_directory, n > 0 ? cwd : cwd + 1, err);
 }
 
 static hd_status clean_token(hd_config *config, hd_err *err)
 {
-    if (config->merged.origin[HD_KEY_hf_access_token].kind == HD_ORIGIN_ARGUMENT) {
-        hd_log(HD_LOG_WARN, "hf_access_token on the command line is visible to others and stays in the shell's history; "
-                            "set HF_TOKEN in the environment instead");
-    }
     const char *token = hd_env(HD_ENV_HF_TOKEN);
     if (token == NULL || !hd_config_is_null(config, HD_KEY_hf_access_token)) { return HD_OK; }
     return hd_config_derive_str(config, HD_KEY_hf_access_token, token, err);

@@ -74,16 +74,21 @@ void hd_origin_write(const hd_config *config, hd_config_key key, hd_buf *out)
     }
 }
 
+bool hd_config_at_default(const hd_config *config, hd_config_key key)
+{
+    const hd_key_row *row = hd_key_row_of(key);
+    hd_value usual = {0};
+    bool same = hd_value_default(row, &usual, NULL) == HD_OK && hd_value_equal(row, &usual, &config->merged.value[key]);
+    hd_value_free(&usual);
+    return same;
+}
+
 bool hd_config_user_set(const hd_config *config, hd_config_key key)
 {
     const hd_origin *origin = &config->merged.origin[key];
     if (origin->kind == HD_ORIGIN_ARGUMENT || origin->kind == HD_ORIGIN_ENVIRONMENT) { return true; }
     if (origin->kind != HD_ORIGIN_FILE || strcmp(hd_path_base(config->files[origin->file]), "base.yml") == 0) { return false; }
-    const hd_key_row *row = hd_key_row_of(key);
-    hd_value usual = {0};
-    bool same = hd_value_default(row, &usual, NULL) == HD_OK && hd_value_equal(row, &usual, &config->merged.value[key]);
-    hd_value_free(&usual);
-    return !same;
+    return !hd_config_at_default(config, key);
 }
 
 hd_status hd_config_fault(const hd_config *config, hd_config_key key, hd_status code, const char *sentence, hd_err *err)

@@ -42,6 +42,9 @@ void hd_config_derive_int(hd_config *config, hd_config_key key, int64_t value);
 void hd_config_derive_float(hd_config *config, hd_config_key key, double value);
 hd_status hd_config_derive_str(hd_config *config, hd_config_key key, const char *value, hd_err *err) HD_CHECK_RESULT;
 
+/* Has the key the value of the table's default? */
+bool hd_config_at_default(const hd_config *config, hd_config_key key);
+
 /* Writes "configs/base.yml:12", "command line", "environment M_STEPS", "default" or "derived". */
 void hd_origin_write(const hd_config *config, hd_config_key key, hd_buf *out);
 

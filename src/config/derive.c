@@ -144,8 +144,22 @@ static void list_key(hd_buf *list, hd_config_key key)
     hd_buf_printf(list, "%s%s", list->n > 0 ? ", " : "", hd_config_key_name(key));
 }
 
+static void warn_of_sources(const hd_config *config)
+{
+    bool writes = config->command == HD_FOR_TRAIN || config->command == HD_FOR_SFT;
+    if (config->merged.origin[HD_KEY_hf_access_token].kind == HD_ORIGIN_ARGUMENT) {
+        hd_log(HD_LOG_WARN, "hf_access_token on the command line is visible to others and stays in the shell's history; "
+                            "set HF_TOKEN in the environment instead");
+    }
+    if (writes && config->merged.origin[HD_KEY_base_output_directory].kind == HD_ORIGIN_DERIVED) {
+        hd_log(HD_LOG_WARN, "base_output_directory is not set; the run goes to %s",
+               hd_config_str(config, HD_KEY_base_output_directory));
+    }
+}
+
 void hd_config_notice(const hd_config *config)
 {
+    warn_of_sources(config);
     hd_buf idle = {0}, unused = {0};
     bool judged = config->command != HD_FOR_ALL && config->command != HD_FOR_PLAN; /* plan takes a run's keys as they are */
     for (int k = 0; k < HD_KEY_COUNT; k++) {

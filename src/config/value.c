@@ -12,7 +12,7 @@
 
 #include "base/alloc.h"
 
-enum { QUOTED_LEN = 80 };
+enum { QUOTED_LEN = 80, RAW_SHOWN_LEN = 160 };
 
 /* A value inside a message: cut, control characters shown as '?'. */
 static const char *shown(const char *text, char out[QUOTED_LEN])
@@ -44,13 +44,19 @@ int hd_choice_index(const char *choices, const char *text)
     }
 }
 
-static void describe_choices(const char *choices, hd_buf *out)
+/* The choices that are implemented. */
+static void describe_choices(const hd_key_row *row, hd_buf *out)
 {
-    const char *separator = "one of ";
+    const char *separator = "one of ", *choices = row->check;
+    hd_config_key key = hd_key_find(row->name);
     for (;;) {
         size_t len = strcspn(choices, "|");
-        if (len > 0) { hd_buf_printf(out, "%s%.*s", separator, (int)len, choices); }
-        if (len > 0) { separator = ", "; }
+        char choice[QUOTED_LEN] = {0};
+        if (len < sizeof choice) { memcpy(choice, choices, len); }
+        if (len > 0 && hd_key_refused_value(key, choice, HD_FOR_ALL) == NULL) {
+            hd_buf_printf(out, "%s%s", separator, choice);
+            separator = ", ";
+        }
         if (choices[len] == '\0') { return; }
         choices += len + 1;
     }
@@ -126,7 +132,7 @@ void hd_check_describe(const hd_key_row *row, hd_buf *out)
 {
     if (row->check[0] == '\0') { return; }
     if (row->type == HD_TYPE_ENUM) {
-        describe_choices(row->check, out);
+        describe_choices(row, out);
     } else {
         describe_number(row->check, out);
     }
@@ -231,7 +237,7 @@ static hd_status parse_enum(const hd_key_row *row, const char *text, hd_value *o
     hd_buf wanted = {0};
     out->choice = hd_choice_index(row->check, text);
     if (out->choice >= 0) { return hd_strdup(text, &out->text, err); }
-    describe_choices(row->check, &wanted);
+    describe_choices(row, &wanted);
     hd_status st = unwanted(row, hd_buf_text(&wanted), text, err);
     hd_buf_free(&wanted);
     return st;
@@ -472,16 +478,19 @@ void hd_value_free(hd_value *value)
 
 /* ---- writing ---------------------------------------------------------------------------------------------------- */
 
-/* The shortest decimal text that reads back as the same double, always recognisable as a float. */
+/* The shortest decimal text that reads back as the same double, recognisable as a float. */
 static void write_real(double value, hd_buf *out)
 {
     char text[NUMBER_LEN];
+    if (value == floor(value) && fabs(value) < 1e15) {
+        hd_buf_printf(out, "%.1f", value);
+        return;
+    }
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, value);
         if (strtod(text, NULL) == value) { break; }
     }
     hd_buf_append_text(out, text);
-    if (strpbrk(text, ".e") == NULL) { hd_buf_append_text(out, ".0"); }
 }
 
 /* Plain text that YAML, and a reader, cannot take for something else. */
@@ -521,9 +530,18 @@ static void write_text(const char *text, bool in_list, hd_buf *out)
     hd_buf_append_char(out, '"');
 }
 
+/* A node's text on one line, cut: it is shown and never read back. */
 static void write_raw(const char *text, hd_buf *out)
 {
-    for (const char *p = text; *p != '\0'; p++) { hd_buf_append_char(out, *p == '\n' || *p == '\t' ? ' ' : *p); }
+    size_t begin = out->n;
+    for (const char *p = text; *p != '\0'; p++) {
+        bool blank = strchr(" \t\r\n", *p) != NULL;
+        if (out->n - begin > RAW_SHOWN_LEN && ((unsigned char)*p & 0xC0u) != 0x80u) {
+            hd_buf_append_text(out, "...");
+            return;
+        }
+        if (!blank || (out->n > begin && out->data[out->n - 1] != ' ')) { hd_buf_append_char(out, blank ? ' ' : *p); }
+    }
 }
 
 void hd_value_write(const hd_key_row *row, const hd_value *value, hd_buf *out)
