@@ -1,4 +1,4 @@
-/* Batches: host memory for rows, and the loss denominators that need only the masks. */
+/* Batches: host memory for rows. */
 #include <string.h>
 
 #include "base/alloc.h"
@@ -32,34 +32,4 @@ void hd_batch_close(hd_batch *batch)
     hd_free(batch->segments);
     hd_free(batch->loss_weights);
     memset(batch, 0, sizeof *batch);
-}
-
-double hd_batch_weight_total(const hd_batch *batch)
-{
-    double total = 0;
-    for (int64_t i = 0; i < batch->n_seq * batch->seq_len; i++) { total += (double)batch->loss_weights[i]; }
-    return total;
-}
-
-/* Module k at position t uses the weight of position t + k when all positions t .. t + k lie in one segment of the row. */
-static double row_mtp_weight(const hd_batch *batch, int64_t row, int64_t k)
-{
-    const int32_t *segments = batch->segments + row * batch->seq_len;
-    const float *weights = batch->loss_weights + row * batch->seq_len;
-    double total = 0;
-    for (int64_t t = 0; t + k < batch->seq_len; t++) {
-        bool together = segments[t] != 0;
-        for (int64_t j = 1; j <= k && together; j++) { together = segments[t + j] == segments[t]; }
-        if (together) { total += (double)weights[t + k]; }
-    }
-    return total;
-}
-
-double hd_batch_mtp_weight_total(const hd_batch *batch, int64_t n_mtp)
-{
-    double total = 0;
-    for (int64_t k = 1; k <= n_mtp; k++) {
-        for (int64_t row = 0; row < batch->n_seq; row++) { total += row_mtp_weight(batch, row, k); }
-    }
-    return total;
 }

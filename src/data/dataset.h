@@ -22,10 +22,6 @@ typedef struct hd_batch {
 hd_status hd_batch_open(int64_t n_seq, int64_t seq_len, hd_batch *batch, hd_err *err) HD_CHECK_RESULT;
 void hd_batch_close(hd_batch *batch);
 
-/* Sum of loss weights, and of the weights that n_mtp rolled-left masks leave (spec: MTP loss), in double. */
-double hd_batch_weight_total(const hd_batch *batch);
-double hd_batch_mtp_weight_total(const hd_batch *batch, int64_t n_mtp);
-
 typedef enum hd_split { HD_SPLIT_TRAIN, HD_SPLIT_EVAL } hd_split;
 
 typedef struct hd_dataset hd_dataset;

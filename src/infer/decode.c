@@ -26,7 +26,7 @@ typedef struct decoder {
     hd_sampler sampler;
     int64_t n_max;      /* tokens of prompt and answer */
     int32_t *tokens, *positions, *segments, *order;
-    float *logits;
+    float *logits, *weights;
 } decoder;
 
 /* ---- memory ----------------------------------------------------------------------------------------------------------------- */
@@ -65,22 +65,16 @@ static void close_model(decoder *d)
     hd_arena_close(&d->model_arena);
 }
 
-static hd_status upload(decoder *d, const int32_t *host, int64_t n, hd_tensor *out, hd_err *err)
-{
-    hd_status st = hd_tensor_new_1d(&d->step_arena, HD_DTYPE_I32, n, out, err);
-    return st == HD_OK ? hd_exec_upload(&d->ex, host, out, err) : st;
-}
-
 /* Logits of the last of n tokens, into d->logits. */
 static hd_status forward(decoder *d, int64_t n, hd_err *err)
 {
     hd_status st = HD_OK;
     size_t mark = hd_arena_mark(&d->step_arena);
     hd_leaf leaf = {.n_seq = 1, .seq_len = n, .weight_total = 1.0, .mtp_weight_total = 1.0, .n_seq_total = 1, .n_token_total = n};
+    hd_leaf_rows rows = {.n_seq = 1, .seq_len = n, .inputs = d->tokens, .targets = d->tokens, .positions = d->positions,
+                         .segments = d->segments, .loss_weights = d->weights}; /* logits need neither targets nor weights */
     hd_tensor logits;
-    HD_TRY(upload(d, d->tokens, n, &leaf.inputs, err));
-    HD_TRY(upload(d, d->positions, n, &leaf.positions, err));
-    HD_TRY(upload(d, d->segments, n, &leaf.segments, err));
+    HD_TRY(hd_leaf_upload(&d->model, &d->ex, &d->step_arena, &rows, &leaf, err));
     HD_TRY(hd_tensor_new_2d(&d->step_arena, HD_DTYPE_F32, 1, d->dims.vocab_size, &logits, err));
     HD_TRY(hd_model_logits(&d->model, &d->ex, &d->step_arena, &leaf, n - 1, &logits, err));
     HD_TRY(hd_exec_read(&d->ex, &logits, d->logits, err));
@@ -97,6 +91,7 @@ static hd_status open_decoder(decoder *d, hd_err *err)
     HD_TRY(hd_alloc(n, sizeof *d->tokens, "tokens", (void **)&d->tokens, err));
     HD_TRY(hd_alloc(n, sizeof *d->positions, "positions", (void **)&d->positions, err));
     HD_TRY(hd_alloc(n, sizeof *d->segments, "segments", (void **)&d->segments, err));
+    HD_TRY(hd_alloc(n, sizeof *d->weights, "loss weights", (void **)&d->weights, err));
     HD_TRY(hd_alloc(vocab, sizeof *d->order, "token order", (void **)&d->order, err));
     HD_TRY(hd_alloc(vocab, sizeof *d->logits, "logits", (void **)&d->logits, err));
     for (int64_t i = 0; i < d->n_max; i++) {
@@ -204,6 +199,7 @@ out:
     hd_free(d.segments);
     hd_free(d.order);
     hd_free(d.logits);
+    hd_free(d.weights);
     hd_free(path);
     hd_buf_free(&answer);
     return st;

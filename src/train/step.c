@@ -5,33 +5,28 @@
 
 /* ---- a leaf's tensors ------------------------------------------------------------------------------------------------------- */
 
-static hd_status upload_column(hd_trainer *t, hd_dtype dtype, const void *host, int64_t at, int64_t n, hd_tensor *out, hd_err *err)
+/* Rows [row, row + n_row) of the batch; batch NULL on a dry trainer. */
+static hd_leaf_rows rows_of(const hd_trainer *t, const hd_batch *batch, int64_t row, int64_t n_row)
 {
-    hd_status st = hd_tensor_new_1d(&t->step_arena, dtype, n, out, err);
-    if (st != HD_OK) { return st; }
-    const char *from = host == NULL ? NULL : (const char *)host + (size_t)at * hd_dtype_bytes(dtype);
-    return hd_exec_upload(&t->ex, from, out, err);
-}
-
-/* Rows [row, row + n_row) of the batch as tensors of the step arena; batch NULL on a dry trainer. */
-static hd_status upload_leaf(hd_trainer *t, const hd_batch *batch, int64_t row, int64_t n_row, hd_leaf *leaf, hd_err *err)
-{
-    hd_status st = HD_OK;
-    static const hd_batch none = {0};
-    const hd_batch *b = batch != NULL ? batch : &none;
-    int64_t at = row * t->plan.seq_len, n = n_row * t->plan.seq_len;
-    leaf->n_seq = n_row;
-    leaf->seq_len = t->plan.seq_len;
-    HD_TRY(upload_column(t, HD_DTYPE_I32, b->inputs, at, n, &leaf->inputs, err));
-    HD_TRY(upload_column(t, HD_DTYPE_I32, b->targets, at, n, &leaf->targets, err));
-    HD_TRY(upload_column(t, HD_DTYPE_I32, b->positions, at, n, &leaf->positions, err));
-    HD_TRY(upload_column(t, HD_DTYPE_I32, b->segments, at, n, &leaf->segments, err));
-    HD_TRY(upload_column(t, HD_DTYPE_F32, b->loss_weights, at, n, &leaf->loss_weights, err));
-out:
-    return st;
+    int64_t at = row * t->plan.seq_len;
+    hd_leaf_rows rows = {.n_seq = n_row, .seq_len = t->plan.seq_len};
+    if (batch == NULL) { return rows; }
+    rows.inputs = batch->inputs + at;
+    rows.targets = batch->targets + at;
+    rows.positions = batch->positions + at;
+    rows.segments = batch->segments + at;
+    rows.loss_weights = batch->loss_weights + at;
+    return rows;
 }
 
 /* ---- denominators ------------------------------------------------------------------------------------------------------------ */
+
+static double loss_weight_sum(const hd_leaf_rows *rows)
+{
+    double total = 0.0;
+    for (int64_t i = 0; i < rows->n_seq * rows->seq_len; i++) { total += (double)rows->loss_weights[i]; }
+    return total;
+}
 
 /* Sums of loss weights over the global batch, folded in leaf order: the same bits for every split of the leaves. */
 static hd_status weight_totals(hd_trainer *t, const hd_batch *batch, hd_err *err)
@@ -40,11 +35,9 @@ static hd_status weight_totals(hd_trainer *t, const hd_batch *batch, hd_err *err
     int64_t n_leaf = t->plan.n_leaf;
     for (int64_t i = 0; i < 2 * n_leaf; i++) { t->leaf_weight[i] = 0.0; }
     for (int64_t i = 0; batch != NULL && i < t->plan.n_local_leaf; i++) {
-        int64_t at = i * t->plan.leaf_rows * t->plan.seq_len;
-        hd_batch rows = {.n_seq = t->plan.leaf_rows, .seq_len = t->plan.seq_len, .segments = batch->segments + at,
-                         .loss_weights = batch->loss_weights + at};
-        t->leaf_weight[t->plan.first_leaf + i] = hd_batch_weight_total(&rows);
-        t->leaf_weight[n_leaf + t->plan.first_leaf + i] = hd_batch_mtp_weight_total(&rows, t->model.dims.n_mtp);
+        hd_leaf_rows rows = rows_of(t, batch, i * t->plan.leaf_rows, t->plan.leaf_rows);
+        t->leaf_weight[t->plan.first_leaf + i] = loss_weight_sum(&rows);
+        t->leaf_weight[n_leaf + t->plan.first_leaf + i] = hd_leaf_mtp_weight_sum(&rows, t->model.dims.n_mtp);
     }
     hd_status st = hd_comm_all_reduce_sum_host(t->comm, t->leaf_weight, 2 * n_leaf, err);
     if (st != HD_OK) { return st; }
@@ -84,7 +77,8 @@ static hd_status run_leaves(hd_trainer *t, const hd_batch *batch, hd_err *err)
         size_t mark = hd_arena_mark(&t->step_arena);
         hd_tensor metrics = hd_tensor_index(&t->leaf_metrics, t->plan.first_leaf + i);
         leaf.first = t->plan.tree || i == 0;
-        HD_TRY(upload_leaf(t, batch, i * t->plan.leaf_rows, t->plan.leaf_rows, &leaf, err));
+        hd_leaf_rows rows = rows_of(t, batch, i * t->plan.leaf_rows, t->plan.leaf_rows);
+        HD_TRY(hd_leaf_upload(&t->model, &t->ex, &t->step_arena, &rows, &leaf, err));
         HD_TRY(hd_model_train_leaf(&t->model, &t->ex, &t->step_arena, &leaf, &metrics, err));
         hd_arena_release(&t->step_arena, mark);
         if (t->plan.tree) { HD_TRY(fold_into_tree(t, i, err)); }
@@ -176,13 +170,14 @@ hd_status hd_trainer_eval(hd_trainer *t, const hd_batch *batch, double sums[3], 
     hd_leaf leaf = {.weight_total = 1.0, .mtp_weight_total = 1.0, .n_seq_total = 1};
     hd_tensor metrics = hd_tensor_index(&t->leaf_metrics, 0);
     size_t mark = hd_arena_mark(&t->step_arena);
-    HD_TRY(upload_leaf(t, batch, 0, t->plan.eval_rows, &leaf, err));
+    hd_leaf_rows rows = rows_of(t, batch, 0, t->plan.eval_rows);
+    HD_TRY(hd_leaf_upload(&t->model, &t->ex, &t->step_arena, &rows, &leaf, err));
     HD_TRY(hd_fill(&t->ex, 0.0, &metrics, err));
     HD_TRY(hd_model_eval_leaf(&t->model, &t->ex, &t->step_arena, &leaf, &metrics, err));
     hd_tensor head = hd_tensor_slice(&metrics, 0, 0, HD_METRIC_COUNT);
     HD_TRY(hd_exec_read(&t->ex, &head, t->host_readout, err));
     sums[0] = t->host_readout[HD_METRIC_XENT];
-    sums[1] = batch != NULL ? hd_batch_weight_total(batch) : 0.0;
+    sums[1] = batch != NULL ? loss_weight_sum(&rows) : 0.0;
     sums[2] = t->host_readout[HD_METRIC_Z];
     HD_TRY(hd_comm_all_reduce_sum_host(t->comm, sums, 3, err));
 out:
