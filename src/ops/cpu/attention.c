@@ -13,7 +13,7 @@ static hd_status attention_fwd(hd_exec *ex, const hd_attention_shape *shape, con
                                const hd_tensor *k_rope, const hd_tensor *v, const hd_tensor *segments, hd_tensor *o,
                                hd_tensor *lse, hd_err *err)
 {
-    at_job job = at_make_job(shape, q, k_nope, k_rope, v, segments);
+    at_job job = at_make_job(shape, q, k_nope, k_rope, v, segments, AT_FORWARD_QUERIES);
     bool flash = shape->impl == HD_ATTENTION_FLASH;
     at_forward_work flash_work;
     at_plain_work plain_work;
@@ -41,7 +41,7 @@ static hd_status take_backward_scratch(hd_exec *ex, at_job *job, bool two_passes
     at_plain_work plain_work;
     size_t row_bytes = (size_t)job->rope * sizeof(float), n_rows = (size_t)(job->n_seq * job->seq_len);
     size_t wave_rows = (size_t)(wave_pairs(ex, job->n_seq * job->n_head) * job->seq_len);
-    job->n_sum_rows = two_passes ? AT_KEYS : job->n_query_blocks * AT_QUERIES;
+    job->n_sum_rows = two_passes ? AT_KEYS : job->n_query_blocks * job->block;
     HD_TRY(take_work(ex, job, job->impl == HD_ATTENTION_FLASH ? at_backward_layout(job, NULL, &flash_work)
                                                               : at_plain_layout(job, NULL, true, &plain_work), err));
     HD_TRY(hd_arena_alloc(ex->scratch, wave_rows * row_bytes, (void **)&job->rope_partial, err));
@@ -69,7 +69,7 @@ static hd_status attention_bwd(hd_exec *ex, const hd_attention_shape *shape, con
                                const hd_tensor *segments, const hd_tensor *o, const hd_tensor *lse, hd_tensor *dq,
                                hd_tensor *dk_nope, hd_tensor *dk_rope, hd_tensor *dv, hd_err *err)
 {
-    at_job job = at_make_job(shape, q, k_nope, k_rope, v, segments);
+    at_job job = at_make_job(shape, q, k_nope, k_rope, v, segments, AT_BACKWARD_QUERIES);
     int64_t n_pairs = job.n_seq * job.n_head;
     bool two_passes = shape->impl == HD_ATTENTION_FLASH && ex->n_threads > 1 && n_pairs < 2 * (int64_t)ex->n_threads;
     hd_status st = take_backward_scratch(ex, &job, two_passes, err);

@@ -13,29 +13,29 @@
 #include "ops/cpu/attention_forward.h"
 
 typedef struct at_backward_work {
-    float *q_rows, *do_rows;   /* (AT_QUERIES, ld_k) of q * scale, (AT_QUERIES, ld_v) of dO; q_rows ends as dQ */
+    float *q_rows, *do_rows;   /* (block, ld_k) of q * scale, (block, ld_v) of dO; q_rows ends as dQ */
     float *q, *d_o;            /* the same as strips */
     float *k, *v;              /* (AT_KEYS, ld_k), (AT_KEYS, ld_v) */
-    float *p, *ds;             /* (AT_STRIPS, AT_KEYS, AT_NR) */
+    float *p, *ds;             /* (block / AT_NR, AT_KEYS, AT_NR) */
     float *dq;                 /* strips of dQ^T */
-    float *lse, *delta;        /* (AT_QUERIES) */
+    float *lse, *delta;        /* (block) */
     float *dk, *dv;            /* (T or AT_KEYS, ld_k), (T or AT_KEYS, ld_v) */
 } at_backward_work;
 
 static int64_t at_backward_layout(const at_job *job, float *base, at_backward_work *w)
 {
     int64_t n = 0;
-    n = at_carve(&w->q_rows, base, n, AT_QUERIES * job->ld_k);
-    n = at_carve(&w->do_rows, base, n, AT_QUERIES * job->ld_v);
-    n = at_carve(&w->q, base, n, AT_STRIPS * at_strip_len(job->dim_k));
-    n = at_carve(&w->d_o, base, n, AT_STRIPS * at_strip_len(job->dim_v));
+    n = at_carve(&w->q_rows, base, n, job->block * job->ld_k);
+    n = at_carve(&w->do_rows, base, n, job->block * job->ld_v);
+    n = at_carve(&w->q, base, n, job->block / AT_NR * at_strip_len(job->dim_k));
+    n = at_carve(&w->d_o, base, n, job->block / AT_NR * at_strip_len(job->dim_v));
     n = at_carve(&w->k, base, n, AT_KEYS * job->ld_k);
     n = at_carve(&w->v, base, n, AT_KEYS * job->ld_v);
-    n = at_carve(&w->p, base, n, AT_KEYS * AT_QUERIES);
-    n = at_carve(&w->ds, base, n, AT_KEYS * AT_QUERIES);
-    n = at_carve(&w->dq, base, n, AT_STRIPS * at_strip_len(job->dim_k));
-    n = at_carve(&w->lse, base, n, AT_QUERIES);
-    n = at_carve(&w->delta, base, n, AT_QUERIES);
+    n = at_carve(&w->p, base, n, AT_KEYS * job->block);
+    n = at_carve(&w->ds, base, n, AT_KEYS * job->block);
+    n = at_carve(&w->dq, base, n, job->block / AT_NR * at_strip_len(job->dim_k));
+    n = at_carve(&w->lse, base, n, job->block);
+    n = at_carve(&w->delta, base, n, job->block);
     n = at_carve(&w->dk, base, n, job->n_sum_rows * job->ld_k);
     n = at_carve(&w->dv, base, n, job->n_sum_rows * job->ld_v);
     return n;
@@ -52,11 +52,11 @@ static float at_dot_rows(const void *a, const void *b, hd_dtype dtype, int64_t n
 static void at_backward_start(const at_job *job, at_pair pair, const at_backward_work *w, const at_tile *tile)
 {
     int64_t row = tile->first_row + tile->q0;
-    at_load_query_rows(job->q, pair, row, tile->n_q, job->scale, job->dim_k, w->q_rows, job->ld_k);
-    at_load_query_rows(job->d_o, pair, row, tile->n_q, 1.0f, job->dim_v, w->do_rows, job->ld_v);
-    at_rows_to_strips(w->q_rows, job->ld_k, job->dim_k, w->q);
-    at_rows_to_strips(w->do_rows, job->ld_v, job->dim_v, w->d_o);
-    for (int64_t i = 0; i < AT_QUERIES; i++) {
+    at_load_query_rows(job, job->q, pair, row, tile->n_q, job->scale, job->dim_k, w->q_rows, job->ld_k);
+    at_load_query_rows(job, job->d_o, pair, row, tile->n_q, 1.0f, job->dim_v, w->do_rows, job->ld_v);
+    at_rows_to_strips(job, w->q_rows, job->ld_k, job->dim_k, w->q);
+    at_rows_to_strips(job, w->do_rows, job->ld_v, job->dim_v, w->d_o);
+    for (int64_t i = 0; i < job->block; i++) {
         bool inside = i < tile->n_q;
         w->lse[i] = inside ? *at_lse(job->lse_in, pair, tile->q0 + i) : 0.0f;
         w->delta[i] = !inside ? 0.0f
@@ -105,7 +105,7 @@ static void at_backward_scores(const at_job *job, const at_backward_work *w, con
     }
 }
 
-/* sums (n_k, ld) += A^T rows: A is P or dS as strips, rows (AT_QUERIES, ld) is dO or Q.  Keys that only the strips from
+/* sums (n_k, ld) += A^T rows: A is P or dS as strips, rows (block, ld) is dO or Q.  Keys that only the strips from
  * s on see are multiplied with those strips alone. */
 static void at_add_products(const at_tile *tile, const float *a, const float *rows, float *sums, int64_t ld, int64_t width)
 {
@@ -124,7 +124,7 @@ static void at_add_products(const at_tile *tile, const float *a, const float *ro
 
 static void at_store_dq(const at_job *job, at_pair pair, const at_backward_work *w, const at_tile *tile)
 {
-    at_strips_to_rows(w->dq, job->dim_k, w->q_rows, job->ld_k);
+    at_strips_to_rows(job, w->dq, job->dim_k, w->q_rows, job->ld_k);
     for (int64_t i = 0; i < tile->n_q; i++) {
         void *dq = at_head_row(job->dq, tile->first_row + tile->q0 + i, pair.h);
         at_store_row(w->q_rows + i * job->ld_k, job->scale, dq, job->dq->dtype, job->dim_k);
@@ -179,7 +179,7 @@ static void at_backward_pair_item(void *arg, int64_t item, int thread)
     at_backward_work w;
     (void)at_backward_layout(job, job->work + thread * job->work_len, &w);
     at_clear_sums(job, &w);
-    for (int64_t q0 = 0; q0 < job->seq_len; q0 += AT_QUERIES) { at_backward_queries(job, pair, &w, q0, w.dk, w.dv); }
+    for (int64_t q0 = 0; q0 < job->seq_len; q0 += job->block) { at_backward_queries(job, pair, &w, q0, w.dk, w.dv); }
     at_store_dkv(job, pair, 0, job->seq_len, w.dk, w.dv);
 }
 
@@ -191,7 +191,7 @@ static void at_backward_query_item(void *arg, int64_t item, int thread)
     at_backward_work w;
     (void)at_backward_layout(job, job->work + thread * job->work_len, &w);
     at_backward_queries(job, at_make_pair(job, job->wave_begin + item % n_pairs), &w,
-                        (job->n_query_blocks - 1 - item / n_pairs) * AT_QUERIES, NULL, NULL);
+                        (job->n_query_blocks - 1 - item / n_pairs) * job->block, NULL, NULL);
 }
 
 /* Two passes, the second.  Item: (pair of the wave, tile of keys), the longest first. */
@@ -207,7 +207,7 @@ static void at_backward_key_item(void *arg, int64_t item, int thread)
     at_clear_sums(job, &w);
     at_load_keys(job, pair, pair.first_row + k0, n_keys, w.k);
     at_load_values(job, pair, pair.first_row + k0, n_keys, w.v);
-    for (int64_t q0 = k0 / AT_QUERIES * AT_QUERIES; q0 < job->seq_len; q0 += AT_QUERIES) {
+    for (int64_t q0 = k0 / job->block * job->block; q0 < job->seq_len; q0 += job->block) {
         at_tile_queries(job, pair, q0, &tile);
         if (!at_tile_keys(job, pair, k0, &tile)) { continue; }
         at_backward_start(job, pair, &w, &tile);

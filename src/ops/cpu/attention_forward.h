@@ -1,4 +1,4 @@
-/* Flash attention, forward: one item is a block of AT_QUERIES queries of one head.  Keys come in tiles, the softmax is
+/* Flash attention, forward: one item is a block of queries of one head.  Keys come in tiles, the softmax is
  * kept as a running maximum and sum per query.
  *   FLOPs 2 (dim_k + dim_v) per visible pair, 12 vector operations of softmax per HD_LANES pairs: bound by the FMA units.
  *   Bytes: K and V once per block of queries. */
@@ -8,12 +8,12 @@
 #include "ops/cpu/attention_job.h"
 
 typedef struct at_forward_work {
-    float *rows;   /* (AT_QUERIES, max ld): q, at the end o */
+    float *rows;   /* (block, max ld): q, at the end o */
     float *q;      /* strips of q * scale */
     float *k, *v;  /* (AT_KEYS, ld_k), (AT_KEYS, ld_v) */
     float *scores; /* (AT_KEYS, AT_NR): one strip */
     float *o;      /* strips of O^T */
-    float *max, *sum, *rescale; /* (AT_QUERIES) */
+    float *max, *sum, *rescale; /* (block) */
 } at_forward_work;
 
 static int64_t at_carve(float **at, float *base, int64_t used, int64_t len)
@@ -26,15 +26,15 @@ static int64_t at_carve(float **at, float *base, int64_t used, int64_t len)
 static int64_t at_forward_layout(const at_job *job, float *base, at_forward_work *w)
 {
     int64_t n = 0;
-    n = at_carve(&w->rows, base, n, AT_QUERIES * hd_max_i64(job->ld_k, job->ld_v));
-    n = at_carve(&w->q, base, n, AT_STRIPS * at_strip_len(job->dim_k));
+    n = at_carve(&w->rows, base, n, job->block * hd_max_i64(job->ld_k, job->ld_v));
+    n = at_carve(&w->q, base, n, job->block / AT_NR * at_strip_len(job->dim_k));
     n = at_carve(&w->k, base, n, AT_KEYS * job->ld_k);
     n = at_carve(&w->v, base, n, AT_KEYS * job->ld_v);
     n = at_carve(&w->scores, base, n, AT_KEYS * AT_NR);
-    n = at_carve(&w->o, base, n, AT_STRIPS * at_strip_len(job->dim_v));
-    n = at_carve(&w->max, base, n, AT_QUERIES);
-    n = at_carve(&w->sum, base, n, AT_QUERIES);
-    n = at_carve(&w->rescale, base, n, AT_QUERIES);
+    n = at_carve(&w->o, base, n, job->block / AT_NR * at_strip_len(job->dim_v));
+    n = at_carve(&w->max, base, n, job->block);
+    n = at_carve(&w->sum, base, n, job->block);
+    n = at_carve(&w->rescale, base, n, job->block);
     return n;
 }
 
@@ -75,7 +75,7 @@ static void at_softmax_strip(const at_forward_work *w, int64_t s, int64_t n_keys
 
 static void at_forward_tile(const at_job *job, const at_forward_work *w, const at_tile *tile, bool first)
 {
-    for (int64_t s = 0; s < AT_STRIPS; s++) {
+    for (int64_t s = 0; s < job->block / AT_NR; s++) {
         int64_t n_keys = at_strip_keys(tile, s);
         if (n_keys == 0 || s * AT_NR >= tile->n_q) { continue; }
         at_product scores = {.a = w->k, .lda = job->ld_k, .m = n_keys, .b = w->q + s * at_strip_len(job->dim_k),
@@ -92,7 +92,7 @@ static void at_forward_tile(const at_job *job, const at_forward_work *w, const a
 
 static void at_forward_finish(const at_job *job, at_pair pair, const at_forward_work *w, const at_tile *tile)
 {
-    at_strips_to_rows(w->o, job->dim_v, w->rows, job->ld_v);
+    at_strips_to_rows(job, w->o, job->dim_v, w->rows, job->ld_v);
     for (int64_t i = 0; i < tile->n_q; i++) {
         void *o = at_head_row(job->o_out, tile->first_row + tile->q0 + i, pair.h);
         at_store_row(w->rows + i * job->ld_v, 1.0f / w->sum[i], o, job->o_out->dtype, job->dim_v);
@@ -102,9 +102,9 @@ static void at_forward_finish(const at_job *job, at_pair pair, const at_forward_
 
 static void at_forward_start(const at_job *job, at_pair pair, const at_forward_work *w, const at_tile *tile)
 {
-    at_load_query_rows(job->q, pair, tile->first_row + tile->q0, tile->n_q, job->scale, job->dim_k, w->rows, job->ld_k);
-    at_rows_to_strips(w->rows, job->ld_k, job->dim_k, w->q);
-    for (int64_t i = 0; i < AT_QUERIES; i++) {
+    at_load_query_rows(job, job->q, pair, tile->first_row + tile->q0, tile->n_q, job->scale, job->dim_k, w->rows, job->ld_k);
+    at_rows_to_strips(job, w->rows, job->ld_k, job->dim_k, w->q);
+    for (int64_t i = 0; i < job->block; i++) {
         w->max[i] = -FLT_MAX;
         w->sum[i] = 0.0f;
     }
@@ -120,7 +120,7 @@ static void at_forward_item(void *arg, int64_t item, int thread)
     at_tile tile;
     bool first = true;
     (void)at_forward_layout(job, job->work + thread * job->work_len, &w);
-    at_tile_queries(job, pair, (job->n_query_blocks - 1 - item / n_pairs) * AT_QUERIES, &tile);
+    at_tile_queries(job, pair, (job->n_query_blocks - 1 - item / n_pairs) * job->block, &tile);
     at_forward_start(job, pair, &w, &tile);
     for (int64_t k0 = 0; k0 < tile.q0 + tile.n_q; k0 += AT_KEYS) {
         if (!at_tile_keys(job, pair, k0, &tile)) { continue; }

@@ -7,8 +7,14 @@
 #include "base/parallel_for.h"
 #include "ops/cpu/attention_tile.h"
 
-/* Queries and keys of a tile: K, V and what belongs to the queries stay in L2 together (backward: 380 KiB at 192 / 128). */
-enum { AT_QUERIES = 64, AT_KEYS = 64, AT_STRIPS = AT_QUERIES / AT_NR };
+/* Keys of a tile, and queries of a block: K, V and what belongs to the queries share L2 (at widths 192 / 128: forward 310
+ * KiB, backward 380 KiB with 64 queries and 640 KiB with 128, which AVX-512 machines with 1 MiB and more have room for). */
+enum { AT_KEYS = 64, AT_MAX_QUERIES = 128, AT_FORWARD_QUERIES = 128 };
+#if defined(__AVX512F__)
+enum { AT_BACKWARD_QUERIES = 128 };
+#else
+enum { AT_BACKWARD_QUERIES = 64 };
+#endif
 
 typedef struct at_job {
     const hd_tensor *q, *k_nope, *k_rope, *v, *segments, *o, *d_o, *lse_in;
@@ -17,7 +23,7 @@ typedef struct at_job {
     hd_attention_impl impl;
     int64_t n_seq, seq_len, n_head, nope, rope, dim_k, dim_v; /* dim_k = nope + rope */
     int64_t ld_k, ld_v;                                       /* row strides of tiles of width dim_k and dim_v */
-    int64_t n_query_blocks;
+    int64_t block, n_query_blocks;                            /* queries of a block, blocks of a sequence */
     int64_t n_sum_rows; /* backward: rows of the sums of dK and dV in the workspace */
     float *work; /* (n_threads, work_len) */
     int64_t work_len;
@@ -36,7 +42,7 @@ static inline at_pair at_make_pair(const at_job *job, int64_t pair)
 }
 
 static inline at_job at_make_job(const hd_attention_shape *shape, const hd_tensor *q, const hd_tensor *k_nope,
-                                 const hd_tensor *k_rope, const hd_tensor *v, const hd_tensor *segments)
+                                 const hd_tensor *k_rope, const hd_tensor *v, const hd_tensor *segments, int64_t block)
 {
     at_job job = {.q = q, .k_nope = k_nope, .k_rope = k_rope, .v = v, .segments = segments,
                   .scale = (float)shape->scale, .impl = shape->impl, .n_seq = shape->n_seq, .seq_len = shape->seq_len,
@@ -44,7 +50,8 @@ static inline at_job at_make_job(const hd_attention_shape *shape, const hd_tenso
     job.dim_k = job.nope + job.rope;
     job.ld_k = at_stride(job.dim_k);
     job.ld_v = at_stride(job.dim_v);
-    job.n_query_blocks = hd_ceil_div(job.seq_len, AT_QUERIES);
+    job.block = block;
+    job.n_query_blocks = hd_ceil_div(job.seq_len, block);
     return job;
 }
 
@@ -66,10 +73,15 @@ static inline float *at_lse(const hd_tensor *lse, at_pair pair, int64_t t)
 
 /* ---- tiles of the tensors: `count` rows from `row`; columns beyond the width and (for queries) rows beyond count are 0 ---- */
 
+enum { AT_PREFETCH_ROWS = 4 };
+
 static inline void at_load_keys(const at_job *job, at_pair pair, int64_t row, int64_t count, float *k)
 {
     for (int64_t j = 0; j < count; j++) {
         float *to = k + j * job->ld_k;
+        int64_t later = hd_min_i64(j + AT_PREFETCH_ROWS, count - 1);
+        at_prefetch_row(at_head_row(job->k_nope, row + later, pair.h), job->k_nope->dtype, job->nope);
+        at_prefetch_row(hd_row(job->k_rope, row + later), job->k_rope->dtype, job->rope);
         at_load_row(at_head_row(job->k_nope, row + j, pair.h), job->k_nope->dtype, 1.0f, to, job->nope);
         at_load_row(hd_row(job->k_rope, row + j), job->k_rope->dtype, 1.0f, to + job->nope, job->rope);
     }
@@ -78,36 +90,38 @@ static inline void at_load_keys(const at_job *job, at_pair pair, int64_t row, in
 static inline void at_load_values(const at_job *job, at_pair pair, int64_t row, int64_t count, float *v)
 {
     for (int64_t j = 0; j < count; j++) {
+        int64_t later = hd_min_i64(j + AT_PREFETCH_ROWS, count - 1);
+        at_prefetch_row(at_head_row(job->v, row + later, pair.h), job->v->dtype, job->dim_v);
         at_load_row(at_head_row(job->v, row + j, pair.h), job->v->dtype, 1.0f, v + j * job->ld_v, job->dim_v);
     }
 }
 
-static inline void at_load_query_rows(const hd_tensor *t, at_pair pair, int64_t row, int64_t count, float factor,
-                                      int64_t width, float *to, int64_t ld)
+static inline void at_load_query_rows(const at_job *job, const hd_tensor *t, at_pair pair, int64_t row, int64_t count,
+                                      float factor, int64_t width, float *to, int64_t ld)
 {
     for (int64_t i = 0; i < count; i++) {
         float *at = to + i * ld;
         at_load_row(at_head_row(t, row + i, pair.h), t->dtype, factor, at, width);
         memset(at + width, 0, (size_t)(ld - width) * sizeof *at);
     }
-    memset(to + count * ld, 0, (size_t)((AT_QUERIES - count) * ld) * sizeof *to);
+    memset(to + count * ld, 0, (size_t)((job->block - count) * ld) * sizeof *to);
 }
 
-/* Rows (AT_QUERIES, ld) to strips: (AT_STRIPS, width rounded up to HD_LANES, AT_NR).  A strip has strip_len elements. */
+/* Rows (block, ld) to strips: (block / AT_NR, width rounded up, AT_NR).  A strip has strip_len elements. */
 static inline int64_t at_strip_len(int64_t width) { return hd_ceil_div(width, AT_NR) * AT_NR * AT_NR; }
 
-static inline void at_rows_to_strips(const float *rows, int64_t ld, int64_t width, float *strips)
+static inline void at_rows_to_strips(const at_job *job, const float *rows, int64_t ld, int64_t width, float *strips)
 {
     int64_t columns = hd_ceil_div(width, HD_LANES) * HD_LANES;
-    for (int64_t s = 0; s < AT_STRIPS; s++) {
+    for (int64_t s = 0; s < job->block / AT_NR; s++) {
         at_transpose(rows + s * AT_NR * ld, ld, AT_NR, columns, strips + s * at_strip_len(width), AT_NR);
     }
 }
 
-static inline void at_strips_to_rows(const float *strips, int64_t width, float *rows, int64_t ld)
+static inline void at_strips_to_rows(const at_job *job, const float *strips, int64_t width, float *rows, int64_t ld)
 {
     int64_t columns = hd_ceil_div(width, HD_LANES) * HD_LANES;
-    for (int64_t s = 0; s < AT_STRIPS; s++) {
+    for (int64_t s = 0; s < job->block / AT_NR; s++) {
         at_transpose(strips + s * at_strip_len(width), AT_NR, columns, AT_NR, rows + s * AT_NR * ld, ld);
     }
 }
@@ -118,7 +132,7 @@ static inline void at_strips_to_rows(const float *strips, int64_t width, float *
 typedef struct at_tile {
     int64_t first_row, q0, n_q, k0, n_k;
     bool mixed_segments; /* some pair of the tile lies in two segments */
-    int32_t query_segment[AT_QUERIES], key_segment[AT_KEYS];
+    int32_t query_segment[AT_MAX_QUERIES], key_segment[AT_KEYS];
 } at_tile;
 
 static inline void at_segment_range(const int32_t *segment, int64_t n, int32_t *low, int32_t *high)
@@ -134,8 +148,8 @@ static inline void at_tile_queries(const at_job *job, at_pair pair, int64_t q0, 
 {
     tile->first_row = pair.first_row;
     tile->q0 = q0;
-    tile->n_q = hd_min_i64(AT_QUERIES, job->seq_len - q0);
-    for (int64_t i = 0; i < AT_QUERIES; i++) {
+    tile->n_q = hd_min_i64(job->block, job->seq_len - q0);
+    for (int64_t i = 0; i < job->block; i++) {
         tile->query_segment[i] = i < tile->n_q ? at_segment(job, pair.first_row + q0 + i) : INT32_MIN;
     }
 }

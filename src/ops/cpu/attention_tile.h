@@ -153,10 +153,26 @@ static void at_transpose(const float *x, int64_t ldx, int64_t rows, int64_t colu
     }
 }
 
+HD_INLINE void at_load_row_as(const void *row, hd_dtype dtype, float factor, float *to, int64_t n)
+{
+    HD_FOR_LANES(i, n) { hd_store(to, HD_DTYPE_F32, i, n, hd_load(row, dtype, i, n) * factor); }
+}
+
 /* n elements of a tensor's row, times factor, as f32. */
 static void at_load_row(const void *row, hd_dtype dtype, float factor, float *to, int64_t n)
 {
-    HD_FOR_LANES(i, n) { hd_store(to, HD_DTYPE_F32, i, n, hd_load(row, dtype, i, n) * factor); }
+    if (dtype == HD_DTYPE_F32) {
+        at_load_row_as(row, HD_DTYPE_F32, factor, to, n);
+    } else {
+        at_load_row_as(row, HD_DTYPE_BF16, factor, to, n);
+    }
+}
+
+/* Rows of one head lie pages apart, where the hardware does not look ahead. */
+HD_INLINE void at_prefetch_row(const void *row, hd_dtype dtype, int64_t n)
+{
+    int64_t bytes = n * (dtype == HD_DTYPE_F32 ? 4 : 2);
+    for (int64_t at = 0; at < bytes; at += 64) { __builtin_prefetch((const char *)row + at); }
 }
 
 static void at_store_row(const float *from, float factor, void *row, hd_dtype dtype, int64_t n)
