@@ -26,6 +26,12 @@ ifeq ($(FLAVOUR),release)
   OPT := -O3
   REF_OPT := -O2
   THREADS := -fopenmp
+else ifeq ($(FLAVOUR),san)
+  # Both at once: what the ordinary test run has time for.
+  OPT := -O1
+  THREADS := -fopenmp
+  INSTRUMENT := -fsanitize=address,undefined -fno-sanitize-recover=undefined $(SANITIZER_COMMON)
+  CPPFLAGS += -DHD_DEBUG=1
 else ifeq ($(FLAVOUR),asan)
   OPT := -O1
   THREADS := -fopenmp
@@ -47,7 +53,7 @@ else ifeq ($(FLAVOUR),coverage)
   THREADS := -fopenmp
   INSTRUMENT := --coverage -fprofile-update=atomic
 else
-  $(error FLAVOUR=$(FLAVOUR): want release, asan, ubsan, tsan or coverage)
+  $(error FLAVOUR=$(FLAVOUR): want release, san, asan, ubsan, tsan or coverage)
 endif
 REF_OPT ?= $(OPT)
 

@@ -42,7 +42,7 @@ $(FUZZER_BIN): $(F)/%: $(F)/%.o $(SUPPORT_SRC:%.c=$(F)/%.o) $(F)/libhadal.a
 	$(call say,LINK,$@)
 	$(Q)$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $< $(SUPPORT_SRC:%.c=$(F)/%.o) $(F)/libhadal.a $(LDLIBS) -lcmocka
 $(F)/libhadal.a: $(FUZZ_LIB_OBJ)
-	$(Q)rm -f $@ && $(AR) rcs $@ $^
+	$(Q)rm -f $@ && $(AR) qcs $@ $^
 endif
 
 -include $(wildcard $(patsubst %.o,%.d,$(FUZZ_LIB_OBJ) $(FUZZ_SRC:%.c=$(F)/%.o)))

@@ -38,10 +38,11 @@ $(GEN_OBJ): $(B)/gen/%.o: $(GEN)/%.c $(STAMP)
 	$(call compile,$(CFLAGS_GEN))
 endif
 
-# The archive is made anew each time: an object whose source is gone must not linger in it.
+# The archive is made anew each time: an object whose source is gone must not linger in it.  q and not r, because files of
+# different folders share names.
 $(B)/libhadal.a: $(LIB_OBJ) $(B)/objects.list
 	$(call say,AR,$@)
-	$(Q)rm -f $@ && $(AR) rcs $@ $(LIB_OBJ)
+	$(Q)rm -f $@ && $(AR) qcs $@ $(LIB_OBJ)
 $(B)/objects.list: FORCE
 	@mkdir -p $(@D)
 	@echo '$(LIB_OBJ)' | cmp -s - $@ || echo '$(LIB_OBJ)' > $@
@@ -58,15 +59,17 @@ $(TEST_BIN): $(B)/%: $(B)/%.o $(SUPPORT_OBJ) $(B)/libhadal.a
 	$(call link,$< $(SUPPORT_OBJ),-lcmocka)
 endif
 ifneq ($(BENCH_BIN),)
-# A benchmark may bring libraries of its own (OpenBLAS as a yardstick): BENCH_LIBS.
 $(BENCH_BIN): $(B)/%: $(B)/%.o $(SUPPORT_OBJ) $(B)/libhadal.a
 	$(call say,LINK,$@)
-	$(call link,$< $(SUPPORT_OBJ),-lcmocka $(BENCH_LIBS))
+	$(call link,$< $(SUPPORT_OBJ),-lcmocka)
 endif
 
 compile_commands: compile_commands.json
 compile_commands.json: FORCE
 	@tools/compile_commands '$(CC) $(CPPFLAGS) $(CFLAGS_LIB) -Itests -DHD_ISA=base' \
 	    $(LIB_SRC) $(CLI_SRC) $(SUPPORT_SRC) $(TEST_SRC) $(FUZZ_SRC) $(BENCH_SRC) > $@
+
+list-tests:
+	@printf '%s\n' $(TEST_BIN) $(REPLAY_BIN) $(TEST_SCRIPTS)
 
 -include $(patsubst %.o,%.d,$(LIB_OBJ) $(CLI_OBJ) $(SUPPORT_OBJ) $(TEST_OBJ) $(BENCH_OBJ) $(FUZZ_OBJ))

@@ -18,8 +18,9 @@ GEN_H := $(GEN_C:.c=.h)
 GEN_OBJ := $(GEN_C:$(GEN)/%.c=$(B)/gen/%.o)
 
 TEST_SRC := $(filter-out tests/mutate/%,$(call find_c,$(TEST_ROOTS),test_*.c))
+TEST_SCRIPTS := $(call find_c,$(TEST_ROOTS),test_*.sh)
 SUPPORT_SRC := $(filter-out tests/support/test_%,$(wildcard tests/support/*.c))
-FUZZ_SRC := $(if $(MODULES),$(wildcard tests/fuzz/fuzz_json.c),$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SRC := $(if $(MODULES),,$(wildcard tests/fuzz/fuzz_*.c))
 BENCH_SRC := $(if $(MODULES),,$(wildcard bench/bench_*.c))
 
 PLAIN_OBJ := $(PLAIN_SRC:%.c=$(B)/%.o)

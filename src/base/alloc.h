@@ -12,7 +12,8 @@
 hd_status hd_alloc(size_t n, size_t size, const char *what, void **out, hd_err *err) HD_CHECK_RESULT;
 
 /* Changes the length of an array from old_n to new_n elements; fresh elements are zero.  *ptr is untouched on failure. */
-hd_status hd_realloc(void **ptr, size_t old_n, size_t new_n, size_t size, const char *what, hd_err *err) HD_CHECK_RESULT;
+hd_status hd_realloc(void **ptr, size_t old_n, size_t new_n, size_t size, const char *what,
+                     hd_err *err) HD_CHECK_RESULT;
 
 /* A copy of a string. */
 hd_status hd_strdup(const char *text, char **out, hd_err *err) HD_CHECK_RESULT;
@@ -24,7 +25,9 @@ hd_status hd_alloc_pages(size_t bytes, const char *what, void **out, hd_err *err
 void hd_free_pages(void *ptr, size_t bytes);
 
 /* Bytes and calls outstanding and ever made, for leak tests. */
-typedef struct hd_alloc_stats { size_t live_calls, total_calls; } hd_alloc_stats;
+typedef struct hd_alloc_stats {
+    size_t live_calls, total_calls;
+} hd_alloc_stats;
 hd_alloc_stats hd_alloc_get_stats(void);
 
 /* Fault injection: allocation number n from now (1-based; 0 = none) fails; for_ever: all later ones fail too. */

@@ -13,7 +13,7 @@
 #include "hadal/status.h"
 
 typedef struct hd_arena {
-    const char *name; /* static storage: "model", "step", "scratch" */
+    const char *name;    /* static storage: "model", "step", "scratch" */
     unsigned char *base; /* NULL when dry */
     size_t capacity;     /* bytes; SIZE_MAX when dry */
     size_t used, high;   /* bytes now, and the most there ever was */

@@ -11,9 +11,9 @@
 typedef struct hd_buf {
     char *data; /* n bytes and a NUL behind them; NULL before the first append */
     size_t n, capacity;
-    size_t limit;      /* most bytes it may hold; 0: no limit */
-    hd_status failed;  /* HD_OK while every append succeeded */
-} hd_buf;              /* a zeroed one is empty and ready */
+    size_t limit;     /* most bytes it may hold; 0: no limit */
+    hd_status failed; /* HD_OK while every append succeeded */
+} hd_buf;             /* a zeroed one is empty and ready */
 
 void hd_buf_append(hd_buf *buf, const void *data, size_t n);
 void hd_buf_append_text(hd_buf *buf, const char *text);

@@ -45,9 +45,9 @@ static const struct {
     const char *name;
     int number;
 } errnos[] = {
-    {"EIO", EIO},       {"ENOSPC", ENOSPC}, {"EDQUOT", EDQUOT}, {"EINTR", EINTR},         {"EACCES", EACCES},
-    {"EROFS", EROFS},   {"ENOENT", ENOENT}, {"EEXIST", EEXIST}, {"EMFILE", EMFILE},       {"EBUSY", EBUSY},
-    {"EAGAIN", EAGAIN}, {"ENOMEM", ENOMEM}, {"EPERM", EPERM},   {"ENOTEMPTY", ENOTEMPTY}, {"EFBIG", EFBIG},
+    {"EIO", EIO},       {"ENOSPC", ENOSPC}, {"EDQUOT", EDQUOT}, {"EINTR", EINTR},           {"EACCES", EACCES},
+    {"EROFS", EROFS},   {"ENOENT", ENOENT}, {"EEXIST", EEXIST}, {"EMFILE", EMFILE},         {"EBUSY", EBUSY},
+    {"EAGAIN", EAGAIN}, {"ENOMEM", ENOMEM}, {"EPERM", EPERM},   {"ENOTEMPTY", ENOTEMPTY},   {"EFBIG", EFBIG},
     {"EXDEV", EXDEV},   {"EINVAL", EINVAL}, {"ESTALE", ESTALE}, {"EOPNOTSUPP", EOPNOTSUPP},
 };
 
@@ -254,8 +254,9 @@ static hd_status arm_alloc(const char *text, hd_err *err)
     item it;
     uint64_t n;
     const char *rest = text;
-    bool good = next_item(&rest, &it) && *rest == '\0' && (it.n == 2 || it.n == 3) && strcmp(it.field[0], "fail") == 0 &&
-                parse_u64(it.field[1], &n) && n > 0 && (it.n == 2 || strcmp(it.field[2], "forever") == 0);
+    bool good = next_item(&rest, &it) && *rest == '\0' && (it.n == 2 || it.n == 3) &&
+                strcmp(it.field[0], "fail") == 0 && parse_u64(it.field[1], &n) && n > 0 &&
+                (it.n == 2 || strcmp(it.field[2], "forever") == 0);
     if (!good) { return bad("HADAL_FAULT_ALLOC", text, "fail:N or fail:N:forever, N from 1", err); }
     hd_alloc_fail_at((size_t)n, it.n == 3);
     return HD_OK;

@@ -85,11 +85,11 @@ static bool admitted(hd_io_event *event)
 }
 
 /* Evaluates `call`, whose result is negative on failure, under the hook until it is not interrupted. */
-#define ATTEMPT(result, event_init, call)                                     \
-    do {                                                                      \
-        hd_io_event event = event_init;                                       \
-        (result) = admitted(&event) ? (call) : -1;                            \
-        if (event.kill_after) { (void)kill(getpid(), SIGKILL); }              \
+#define ATTEMPT(result, event_init, call)                        \
+    do {                                                         \
+        hd_io_event event = event_init;                          \
+        (result) = admitted(&event) ? (call) : -1;               \
+        if (event.kill_after) { (void)kill(getpid(), SIGKILL); } \
     } while ((result) < 0 && errno == EINTR)
 
 #define EVENT(...) ((hd_io_event){__VA_ARGS__})
@@ -357,8 +357,7 @@ static hd_status sync_file(hd_file *file, hd_io_op op, hd_err *err)
         return HD_FAIL(err, HD_E_IO, "%s %s: an earlier sync failed, so its content is unknown; write it anew",
                        ops[op].name, file->path);
     }
-    ATTEMPT(result, EVENT(.op = op, .path = file->path),
-            op == HD_IO_OP_FSYNC ? fsync(file->fd) : fdatasync(file->fd));
+    ATTEMPT(result, EVENT(.op = op, .path = file->path), op == HD_IO_OP_FSYNC ? fsync(file->fd) : fdatasync(file->fd));
     if (result == 0) { return HD_OK; }
     file->sync_failed = true;
     return refused_op(op, file->path, err);
@@ -415,9 +414,7 @@ static hd_status stat_path(const char *path, int flags, hd_io_info *info, hd_err
     int result;
     *info = (hd_io_info){.kind = HD_IO_MISSING};
     ATTEMPT(result, EVENT(.op = HD_IO_OP_STAT, .path = path), fstatat(AT_FDCWD, path, &s, flags));
-    if (result != 0) {
-        return errno == ENOENT || errno == ENOTDIR ? HD_OK : refused_op(HD_IO_OP_STAT, path, err);
-    }
+    if (result != 0) { return errno == ENOENT || errno == ENOTDIR ? HD_OK : refused_op(HD_IO_OP_STAT, path, err); }
     info->kind = S_ISREG(s.st_mode)   ? HD_IO_REGULAR
                  : S_ISDIR(s.st_mode) ? HD_IO_DIRECTORY
                  : S_ISLNK(s.st_mode) ? HD_IO_SYMLINK

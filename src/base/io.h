@@ -72,8 +72,8 @@ hd_status hd_io_open_read(const char *path, hd_file **out, hd_err *err) HD_CHECK
 /* The same for a file that an index or manifest named: `name` (name_len bytes, not terminated) must be a plain name
  * inside `dir` (no '/', no NUL, not "." or ".."), and no symbolic link may lead out of `dir`, but for the hub cache's
  * own "../../blobs/<name>".  HD_E_CORRUPT for a name that breaks the rule, HD_E_IO for what the system refuses. */
-hd_status hd_io_open_beneath(const char *dir, const char *name, size_t name_len, hd_file **out, hd_err *err)
-    HD_CHECK_RESULT;
+hd_status hd_io_open_beneath(const char *dir, const char *name, size_t name_len, hd_file **out,
+                             hd_err *err) HD_CHECK_RESULT;
 
 typedef enum hd_io_create_mode {
     HD_IO_TRUNCATE,  /* made when absent, emptied when present */

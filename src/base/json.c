@@ -402,9 +402,17 @@ hd_status hd_json_peek(hd_json *json, hd_json_type *type, hd_err *err)
     case 't':
     case 'f': *type = HD_JSON_BOOL; return HD_OK;
     case 'n': *type = HD_JSON_NULL; return HD_OK;
-    case '-': case '0': case '1': case '2': case '3': case '4': case '5': case '6': case '7': case '8': case '9':
-        *type = HD_JSON_NUMBER;
-        return HD_OK;
+    case '-':
+    case '0':
+    case '1':
+    case '2':
+    case '3':
+    case '4':
+    case '5':
+    case '6':
+    case '7':
+    case '8':
+    case '9': *type = HD_JSON_NUMBER; return HD_OK;
     default: return unexpected(json, err, "a value");
     }
 }

@@ -93,7 +93,8 @@ hd_status hd_json_array_next(hd_json *json, bool *more, hd_err *err) HD_CHECK_RE
 
 /* Scalars.  A value of another type is refused.  Integers must be written as such: 1.0 and 1e3 are refused.  f64 takes
  * any number, correctly rounded; one beyond the range of double is refused. */
-hd_status hd_json_string(hd_json *json, hd_json_str *out, hd_err *err) HD_CHECK_RESULT; /* valid until the next string */
+hd_status hd_json_string(hd_json *json, hd_json_str *out,
+                         hd_err *err) HD_CHECK_RESULT; /* valid until the next string */
 hd_status hd_json_i64(hd_json *json, int64_t *out, hd_err *err) HD_CHECK_RESULT;
 hd_status hd_json_u64(hd_json *json, uint64_t *out, hd_err *err) HD_CHECK_RESULT;
 hd_status hd_json_f64(hd_json *json, double *out, hd_err *err) HD_CHECK_RESULT;

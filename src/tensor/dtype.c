@@ -8,10 +8,10 @@ static const struct {
     const char *name;
     size_t bytes;
 } dtypes[HD_DTYPE_COUNT] = {
-    [HD_DTYPE_F32] = {"F32", 4},         [HD_DTYPE_BF16] = {"BF16", 2},       [HD_DTYPE_F16] = {"F16", 2},
-    [HD_DTYPE_F64] = {"F64", 8},         [HD_DTYPE_F8_E4M3] = {"F8_E4M3", 1}, [HD_DTYPE_F8_E8M0] = {"F8_E8M0", 1},
-    [HD_DTYPE_I32] = {"I32", 4},         [HD_DTYPE_I64] = {"I64", 8},         [HD_DTYPE_U8] = {"U8", 1},
-    [HD_DTYPE_I8] = {"I8", 1},           [HD_DTYPE_BOOL] = {"BOOL", 1},
+    [HD_DTYPE_F32] = {"F32", 4}, [HD_DTYPE_BF16] = {"BF16", 2},       [HD_DTYPE_F16] = {"F16", 2},
+    [HD_DTYPE_F64] = {"F64", 8}, [HD_DTYPE_F8_E4M3] = {"F8_E4M3", 1}, [HD_DTYPE_F8_E8M0] = {"F8_E8M0", 1},
+    [HD_DTYPE_I32] = {"I32", 4}, [HD_DTYPE_I64] = {"I64", 8},         [HD_DTYPE_U8] = {"U8", 1},
+    [HD_DTYPE_I8] = {"I8", 1},   [HD_DTYPE_BOOL] = {"BOOL", 1},
 };
 
 size_t hd_dtype_bytes(hd_dtype dtype)
@@ -60,7 +60,7 @@ uint16_t hd_f32_to_f16(float value)
     u &= 0x7FFFFFFFu;
     if (u > 0x7F800000u) { return (uint16_t)(sign | 0x7E00u | ((u >> 13) & 0x1FFu)); }
     if (u >= 0x477FF000u) { return (uint16_t)(sign | 0x7C00u); } /* 65520 and above round to infinity */
-    if (u < 0x38800000u) {                                        /* below 2^-14: adding 0.5 puts the unit at 2^-24 */
+    if (u < 0x38800000u) {                                       /* below 2^-14: adding 0.5 puts the unit at 2^-24 */
         float f;
         memcpy(&f, &u, sizeof f);
         f += 0.5f;

@@ -24,13 +24,13 @@ typedef struct hd_tensor {
 } hd_tensor;
 
 /* A contiguous tensor from an arena. */
-hd_status hd_tensor_new(hd_arena *arena, hd_dtype dtype, int n_dim, const int64_t *shape, hd_tensor *out, hd_err *err)
-    HD_CHECK_RESULT;
+hd_status hd_tensor_new(hd_arena *arena, hd_dtype dtype, int n_dim, const int64_t *shape, hd_tensor *out,
+                        hd_err *err) HD_CHECK_RESULT;
 
 /* The same for 1 and 2 dimensions, the common case in model code. */
 hd_status hd_tensor_new_1d(hd_arena *arena, hd_dtype dtype, int64_t n, hd_tensor *out, hd_err *err) HD_CHECK_RESULT;
-hd_status hd_tensor_new_2d(hd_arena *arena, hd_dtype dtype, int64_t rows, int64_t columns, hd_tensor *out, hd_err *err)
-    HD_CHECK_RESULT;
+hd_status hd_tensor_new_2d(hd_arena *arena, hd_dtype dtype, int64_t rows, int64_t columns, hd_tensor *out,
+                           hd_err *err) HD_CHECK_RESULT;
 
 /* Views.  hd_tensor_slice keeps n_dim and takes [begin, begin + length) of one axis; hd_tensor_index drops axis 0;
  * hd_tensor_reshape needs a contiguous tensor and equal element counts; hd_tensor_split_last turns (..., A*B) into

@@ -25,7 +25,7 @@ static void error_record(void **state)
     assert_int_equal(HD_FAIL(&err, HD_E_CORRUPT, "again: %s", err.msg), HD_E_CORRUPT);
     assert_string_equal(err.msg, "again: save x: disk 3");
     assert_int_equal(HD_FAIL(NULL, HD_E_IO, "no record"), HD_E_IO);
-    static const int codes[][2] = {{HD_OK, 0},     {HD_E_INVALID, 1}, {HD_E_CONFIG, 2}, {HD_E_UNSUPPORTED, 2},
+    static const int codes[][2] = {{HD_OK, 0},      {HD_E_INVALID, 1}, {HD_E_CONFIG, 2}, {HD_E_UNSUPPORTED, 2},
                                    {HD_E_NOMEM, 1}, {HD_E_IO, 1},      {HD_E_VERIFY, 3}, {HD_E_SIGNAL, 143}};
     for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++) {
         err = (hd_err){.code = (hd_status)codes[i][0], .signal = 15};
@@ -116,9 +116,13 @@ static void utf8_replacement(void **state)
     static const char *const cases[][2] = {
         {"plain", "plain"},
         {"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80", "\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80"},
-        {"a\xFF" "b", "a" R "b"},
+        {"a\xFF"
+         "b",
+         "a" R "b"},
         {"\xE2\x82", R},
-        {"\xE2\x82" "A", R "A"},
+        {"\xE2\x82"
+         "A",
+         R "A"},
         {"\xF0\x9F\x98", R},
         {"\xF0\x80\x80\x80", R R R R},
         {"\xED\xA0\x80", R R R},
@@ -163,7 +167,9 @@ static void checksums(void **state)
     assert_int_equal(hd_crc32c_table(0, "123456789", 9), 0xE3069283);
     assert_int_equal(hd_crc32c(hd_crc32c(0, "1234", 4), "56789", 5), 0xE3069283);
     hd_gen_bytes("crc", data, sizeof data);
-    for (size_t n = 0; n < 70; n++) { assert_int_equal(hd_crc32c(7, data + n % 9, n), hd_crc32c_table(7, data + n % 9, n)); }
+    for (size_t n = 0; n < 70; n++) {
+        assert_int_equal(hd_crc32c(7, data + n % 9, n), hd_crc32c_table(7, data + n % 9, n));
+    }
     assert_int_equal(hd_crc32c(0, data, sizeof data), hd_crc32c_table(0, data, sizeof data));
 }
 
@@ -247,7 +253,9 @@ static void parallel_loops(void **state)
     (void)state;
     static loop loops[4];
     pthread_t threads[4];
-    for (int r = 0; r < 4; r++) { assert_int_equal(pthread_create(&threads[r], NULL, loops_of_one_rank, &loops[r]), 0); }
+    for (int r = 0; r < 4; r++) {
+        assert_int_equal(pthread_create(&threads[r], NULL, loops_of_one_rank, &loops[r]), 0);
+    }
     for (int r = 0; r < 4; r++) {
         void *failed;
         assert_int_equal(pthread_join(threads[r], &failed), 0);

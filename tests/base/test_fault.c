@@ -33,10 +33,23 @@ static void grammar(void **state)
 {
     (void)state;
     static const char *const bad_io[] = {
-        "fail", "fail:0:EIO", "fail:1", "fail:1:EWHAT", "fail:1:EIO:never", "fail:x:EIO", "short:", "kill:1:2",
-        "delay:1:5", "delay:1:5s", "nonsense:1", "fail:1:EINTR:forever", ",", "fail:99999999999999999999:EIO",
+        "fail",
+        "fail:0:EIO",
+        "fail:1",
+        "fail:1:EWHAT",
+        "fail:1:EIO:never",
+        "fail:x:EIO",
+        "short:",
+        "kill:1:2",
+        "delay:1:5",
+        "delay:1:5s",
+        "nonsense:1",
+        "fail:1:EINTR:forever",
+        ",",
+        "fail:99999999999999999999:EIO",
     };
-    static const char *const bad_rank[] = {"stop", "1:stop", "x:stop@1", "1:slow@1", "1:flip:@1", "1:walk@1", "1:stop@x"};
+    static const char *const bad_rank[] = {"stop",      "1:stop",   "x:stop@1", "1:slow@1",
+                                           "1:flip:@1", "1:walk@1", "1:stop@x"};
     hd_err err;
     for (size_t i = 0; i < sizeof bad_io / sizeof bad_io[0]; i++) {
         assert_fails(hd_fault_arm(bad_io[i], NULL, NULL, &err), HD_E_CONFIG, "HADAL_FAULT_IO");
@@ -91,7 +104,8 @@ static void interruptions_are_retried(void **state)
         snprintf(text, sizeof text, "fail:%d:EINTR", k);
         assert_ok(hd_fault_arm(text, NULL, NULL, &err));
         assert_ok(save(*state, "text", &err));
-        assert_int_equal(hd_fault_get_counts().mutations, k == 4 ? WRITE_OPS : WRITE_OPS + 1); /* 4: close, not retried */
+        assert_int_equal(hd_fault_get_counts().mutations,
+                         k == 4 ? WRITE_OPS : WRITE_OPS + 1); /* 4: close, not retried */
         hd_fault_disarm();
         assert_holds(*state, "text");
     }
@@ -175,7 +189,7 @@ static void records(void **state)
     assert_ok(save(*state, "abc", &err));
     hd_fault_disarm();
     assert_ok(hd_io_read_file(trace, 100000, &text, &n, &err));
-    static const char *const lines[] = {"1\tcreate\t0\t0\t", "2\twrite\t0\t3\t", "3\tfsync\t",
+    static const char *const lines[] = {"1\tcreate\t0\t0\t", "2\twrite\t0\t3\t",  "3\tfsync\t",
                                         "4\tclose\t",        "5\trename\t0\t0\t", "6\tfsync\t"};
     const char *at = text;
     for (size_t i = 0; i < WRITE_OPS; i++) {

@@ -208,8 +208,8 @@ static void reads_lines(void **state)
 static void paths(void **state)
 {
     (void)state;
-    static const char *const joins[][3] = {
-        {"a", "b", "a/b"}, {"a/", "b", "a/b"}, {"", "b", "b"}, {"a", "/b", "/b"}, {"/", "b", "/b"}, {"a", "", "a/"}};
+    static const char *const joins[][3] = {{"a", "b", "a/b"}, {"a/", "b", "a/b"}, {"", "b", "b"},
+                                           {"a", "/b", "/b"}, {"/", "b", "/b"},   {"a", "", "a/"}};
     static const char *const dirs[][3] = {{"a/b", "a", "b"}, {"b", ".", "b"}, {"/b", "/", "b"}, {"a/b/", "a/b", ""}};
     hd_err err;
     char *path;
@@ -245,9 +245,9 @@ int main(void)
 {
 #define IN_TEMP(f) cmocka_unit_test_setup_teardown(f, hd_temp_setup, hd_temp_teardown)
     const struct CMUnitTest tests[] = {
-        IN_TEMP(whole_files), IN_TEMP(positions), IN_TEMP(refuses_what_is_no_file),
-        IN_TEMP(stays_beneath), IN_TEMP(trees),     IN_TEMP(locks),
-        IN_TEMP(reads_lines), cmocka_unit_test(paths), cmocka_unit_test(system_figures),
+        IN_TEMP(whole_files),   IN_TEMP(positions),      IN_TEMP(refuses_what_is_no_file),
+        IN_TEMP(stays_beneath), IN_TEMP(trees),          IN_TEMP(locks),
+        IN_TEMP(reads_lines),   cmocka_unit_test(paths), cmocka_unit_test(system_figures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

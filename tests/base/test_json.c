@@ -20,9 +20,24 @@ static void accepts(void **state)
 {
     (void)state;
     static const char *const good[] = {
-        "null", " true ", "\n{}\t", "[]", "[[],{}]", "0", "-0", "1e5", "1.5E-7", "123456789012345678901234567890",
-        "\"\"", "\"\\u0041\\ud83d\\ude00\\n\\/\"", "\"\xC3\xA9\xF0\x9F\x98\x80\"", "{\"a\":1,\"b\":{\"a\":2}}",
-        "[1,2,{\"x\":[null,false]}]", "{\"\":1}", "[{\"a\":1},{\"a\":1}]", "\"\\u0000\"",
+        "null",
+        " true ",
+        "\n{}\t",
+        "[]",
+        "[[],{}]",
+        "0",
+        "-0",
+        "1e5",
+        "1.5E-7",
+        "123456789012345678901234567890",
+        "\"\"",
+        "\"\\u0041\\ud83d\\ude00\\n\\/\"",
+        "\"\xC3\xA9\xF0\x9F\x98\x80\"",
+        "{\"a\":1,\"b\":{\"a\":2}}",
+        "[1,2,{\"x\":[null,false]}]",
+        "{\"\":1}",
+        "[{\"a\":1},{\"a\":1}]",
+        "\"\\u0000\"",
     };
     hd_err err;
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) { assert_ok(check(good[i], strlen(good[i]), &err)); }
@@ -331,16 +346,11 @@ static void duplicates_among_many(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(accepts),
-        cmocka_unit_test(refuses),
-        cmocka_unit_test(depth_is_limited),
-        cmocka_unit_test(integers_are_exact),
-        cmocka_unit_test(pulls_values),
-        cmocka_unit_test(doubles_read_back),
-        cmocka_unit_test(writes),
-        cmocka_unit_test(large_header_is_fast),
-        cmocka_unit_test(no_leaks),
-        cmocka_unit_test(duplicates_among_many),
+        cmocka_unit_test(accepts),          cmocka_unit_test(refuses),
+        cmocka_unit_test(depth_is_limited), cmocka_unit_test(integers_are_exact),
+        cmocka_unit_test(pulls_values),     cmocka_unit_test(doubles_read_back),
+        cmocka_unit_test(writes),           cmocka_unit_test(large_header_is_fast),
+        cmocka_unit_test(no_leaks),         cmocka_unit_test(duplicates_among_many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -48,7 +48,7 @@ static void pages(void **state)
     for (size_t i = 0; i < bytes; i += 4096) { ((char *)p)[i] = 1; }
     ((char *)p)[bytes - 1] = 1;
     assert_ok(hd_sysinfo_rss(&after, &err));
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* their shadow counts too */
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)              /* their shadow counts too */
     assert_true(after.now_bytes - before.now_bytes < bytes + ((size_t)8 << 20)); /* resident: what was planned */
 #endif
     hd_free_pages(p, bytes);

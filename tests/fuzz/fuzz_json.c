@@ -94,7 +94,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (copied == HD_OK) { copied = hd_json_end(&json, NULL); }
     hd_json_close(&json);
     assert(copied != HD_OK || strict == HD_OK);
-    if (copied == HD_OK && hd_buf_check(&out, NULL) == HD_OK) { assert(skim(out.data, out.n, HD_JSON_STRICT) == HD_OK); }
+    if (copied == HD_OK && hd_buf_check(&out, NULL) == HD_OK) {
+        assert(skim(out.data, out.n, HD_JSON_STRICT) == HD_OK);
+    }
     hd_buf_free(&out);
     return 0;
 }

@@ -59,6 +59,7 @@ int main(int argc, char **argv)
         snprintf(folder, sizeof folder, "tests/fuzz/corpus/%s", name != NULL ? name + strlen("fuzz_") : "");
         failed = replay_folder(folder);
     }
-    printf("[==========] 1 test(s) run.\n[  PASSED  ] %d test(s).\n", failed == 0);
+    printf("%s[==========] 1 test(s) run.\n[  PASSED  ] %d test(s).\n", failed == 0 ? "[       OK ] corpus\n" : "",
+           failed == 0);
     return failed != 0;
 }

@@ -186,8 +186,8 @@ void hd_assert_same_bits(const char *what, const void *got, const void *want, si
         uint64_t gu = 0, wu = 0;
         memcpy(&gu, g + at_byte, element_bytes < sizeof gu ? element_bytes : sizeof gu);
         memcpy(&wu, w + at_byte, element_bytes < sizeof wu ? element_bytes : sizeof wu);
-        print_error("  %s: element %" PRId64 " of %" PRId64 ": got bits %" PRIx64 ", want %" PRIx64 "\n", what, i, n, gu,
-                    wu);
+        print_error("  %s: element %" PRId64 " of %" PRId64 ": got bits %" PRIx64 ", want %" PRIx64 "\n", what, i, n,
+                    gu, wu);
         fail_test();
         return;
     }

@@ -19,12 +19,12 @@ bool hd_finite_f32(float x);
 bool hd_finite_f64(double x);
 
 typedef struct hd_compared {
-    int64_t n, n_bad;    /* elements; those where either side is NaN or infinite and the bits differ, or got is NaN */
-    double max_abs;      /* max |got - want| over the others */
-    double max_rel;      /* max |got - want| / |want|, where want is not 0 */
-    double norm_rel;     /* ||got - want|| / ||want|| (2-norms); the numerator alone when want is all 0 */
-    double max_ratio;    /* max |got - want| / bound_i; filled by the _bound forms */
-    int64_t worst;       /* where max_abs (or max_ratio) was seen; -1 when n is 0 */
+    int64_t n, n_bad; /* elements; those where either side is NaN or infinite and the bits differ, or got is NaN */
+    double max_abs;   /* max |got - want| over the others */
+    double max_rel;   /* max |got - want| / |want|, where want is not 0 */
+    double norm_rel;  /* ||got - want|| / ||want|| (2-norms); the numerator alone when want is all 0 */
+    double max_ratio; /* max |got - want| / bound_i; filled by the _bound forms */
+    int64_t worst;    /* where max_abs (or max_ratio) was seen; -1 when n is 0 */
 } hd_compared;
 
 hd_compared hd_compare_f32(const float *got, const float *want, int64_t n);

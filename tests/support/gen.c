@@ -56,7 +56,9 @@ void hd_gen_normal_f64(const char *name, double scale, double *out, int64_t n)
 void hd_gen_normal_bf16(const char *name, double scale, uint16_t *out, int64_t n)
 {
     hd_rng rng = hd_test_rng(name);
-    for (int64_t i = 0; i < n; i++) { out[i] = hd_f32_to_bf16((float)(scale * (double)hd_rng_normal(rng, (uint64_t)i))); }
+    for (int64_t i = 0; i < n; i++) {
+        out[i] = hd_f32_to_bf16((float)(scale * (double)hd_rng_normal(rng, (uint64_t)i)));
+    }
 }
 
 void hd_gen_below_i32(const char *name, int32_t limit, int32_t *out, int64_t n)

@@ -104,11 +104,8 @@ static void good_comparisons_pass(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(nan_is_counted),
-        cmocka_unit_test(infinity_equals_itself),
-        cmocka_unit_test(figures),
-        cmocka_unit_test(bad_comparisons_fail),
-        cmocka_unit_test(good_comparisons_pass),
+        cmocka_unit_test(nan_is_counted),       cmocka_unit_test(infinity_equals_itself), cmocka_unit_test(figures),
+        cmocka_unit_test(bad_comparisons_fail), cmocka_unit_test(good_comparisons_pass),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

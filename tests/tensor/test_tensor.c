@@ -141,8 +141,12 @@ static void f8(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(make_and_refuse), cmocka_unit_test(views), cmocka_unit_test(names),
-        cmocka_unit_test(bf16),            cmocka_unit_test(f16),   cmocka_unit_test(f8),
+        cmocka_unit_test(make_and_refuse),
+        cmocka_unit_test(views),
+        cmocka_unit_test(names),
+        cmocka_unit_test(bf16),
+        cmocka_unit_test(f16),
+        cmocka_unit_test(f8),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
