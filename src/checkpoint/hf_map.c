@@ -21,10 +21,7 @@ static const struct {
 
 enum { N_COPIES = sizeof copies / sizeof copies[0] };
 
-static bool has_experts(const hd_param *param)
-{
-    return param->spec->n_axis > 0 && param->spec->axes[0] == HD_AXIS_EXPERTS && strstr(param->name, "{e}") != NULL;
-}
+static bool has_experts(const hd_param *param) { return hd_tensor_per_expert(param->spec); }
 
 bool hd_param_has_master(const hd_param *param)
 {
@@ -166,6 +163,16 @@ int64_t hd_hf_layer_of(const char *name, const char **rest)
     if (digits == 0 || *p != '.') { return -1; }
     if (rest != NULL) { *rest = p + 1; }
     return layer;
+}
+
+bool hd_hf_is_copy(int64_t n_layer, const char *name)
+{
+    const char *rest = NULL;
+    if (hd_hf_layer_of(name, &rest) < n_layer) { return false; }
+    for (int c = 0; c < N_COPIES; c++) {
+        if (strcmp(rest, copies[c].suffix) == 0) { return true; }
+    }
+    return false;
 }
 
 bool hd_hf_may_ignore(const hd_dims *dims, const char *name)

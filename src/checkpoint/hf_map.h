@@ -42,6 +42,9 @@ bool hd_param_has_master(const hd_param *param);
 /* The layer number in "model.layers.<i>.<rest>", -1 when the name has another form; *rest may be NULL. */
 int64_t hd_hf_layer_of(const char *name, const char **rest);
 
+/* Whether a name is that of a stored copy in an MTP module, whose layers begin at n_layer. */
+bool hd_hf_is_copy(int64_t n_layer, const char *name);
+
 /* Whether a tensor of a file that no parameter wants may be ignored: rotary_emb.inv_freq of old files, MTP modules when
  * the model has none. */
 bool hd_hf_may_ignore(const hd_dims *dims, const char *name);

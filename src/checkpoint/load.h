@@ -1,0 +1,22 @@
+/* Reading a folder into a model: every tensor matched before the first byte moves, then copied in bounded pieces, in the
+ * order of the files. */
+#ifndef HD_CHECKPOINT_LOAD_H
+#define HD_CHECKPOINT_LOAD_H
+
+#include <stdint.h>
+
+#include "checkpoint/checkpoint.h"
+#include "hadal/status.h"
+
+enum {
+    HD_LOAD_PIECE = 1 << 20,                            /* elements at a time */
+    HD_LOAD_STAGING_BYTES = 2 * 4 * HD_LOAD_PIECE + (1 << 20) /* as read, as converted, and one verified block */
+};
+
+/* Everything: weights, masters, moments, the trainer's values, the step.  step: what the manifest must say, -1 any. */
+hd_status hd_load_state(const char *path, int64_t step, hd_exec *ex, hd_ckpt_state *state, hd_err *err) HD_CHECK_RESULT;
+
+/* Weights and masters only. */
+hd_status hd_load_parameters(const char *path, int64_t step, hd_exec *ex, hd_model *model, hd_err *err) HD_CHECK_RESULT;
+
+#endif
