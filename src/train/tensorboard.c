@@ -58,6 +58,13 @@ void hd_tfrecord_append(hd_buf *out, const void *data, size_t n)
 
 /* ---- events ----------------------------------------------------------------------------------------------------------- */
 
+/* protobuf-c's messages want char *, and packing only reads them. */
+static char *unconst(const char *text)
+{
+    union { const char *in; char *out; } u = {.in = text};
+    return u.out;
+}
+
 static event_message event_at(double wall_time)
 {
     event_message event = HADAL__EVENT__EVENT__INIT;
@@ -77,9 +84,8 @@ static void append_event(hd_buf *out, const event_message *event)
 
 void hd_event_append_version(hd_buf *out, double wall_time)
 {
-    static char version[] = "brain.Event:2";
     event_message event = event_at(wall_time);
-    event.file_version = version;
+    event.file_version = unconst("brain.Event:2");
     append_event(out, &event);
 }
 
@@ -93,13 +99,6 @@ static void append_values(hd_buf *out, double wall_time, int64_t step, value_mes
     event.step = step;
     event.summary = &summary;
     append_event(out, &event);
-}
-
-/* protobuf-c's messages want char *, and packing only reads them. */
-static char *unconst(const char *text)
-{
-    union { const char *in; char *out; } u = {.in = text};
-    return u.out;
 }
 
 void hd_event_append_scalars(hd_buf *out, double wall_time, int64_t step, const hd_scalar *scalars, size_t n)
@@ -122,7 +121,6 @@ void hd_event_append_scalars(hd_buf *out, double wall_time, int64_t step, const 
 
 void hd_event_append_text(hd_buf *out, double wall_time, int64_t step, const char *tag, const char *text)
 {
-    static char plugin_name[] = "text";
     Hadal__Event__PluginData plugin = HADAL__EVENT__PLUGIN_DATA__INIT;
     Hadal__Event__Metadata metadata = HADAL__EVENT__METADATA__INIT;
     Hadal__Event__Dim dim = HADAL__EVENT__DIM__INIT, *dims[] = {&dim};
@@ -130,7 +128,7 @@ void hd_event_append_text(hd_buf *out, double wall_time, int64_t step, const cha
     Hadal__Event__Tensor tensor = HADAL__EVENT__TENSOR__INIT;
     value_message value = HADAL__EVENT__VALUE__INIT, *values[] = {&value};
     ProtobufCBinaryData content = {.len = strlen(text), .data = (uint8_t *)unconst(text)};
-    plugin.plugin_name = plugin_name;
+    plugin.plugin_name = unconst("text");
     metadata.plugin_data = &plugin;
     dim.has_size = 1;
     dim.size = 1;
