@@ -48,7 +48,7 @@ out:
 
 static const char *moe_strategy(const hd_config *config)
 {
-    if (hd_config_int(config, HD_KEY_num_experts) == 1) { return "none"; }
+    if (hd_config_int(config, HD_KEY_num_experts) == 1) { return ""; }
     if (hd_config_bool(config, HD_KEY_sparse_matmul)) { return hd_config_bool(config, HD_KEY_megablox) ? "grouped" : "ragged"; }
     return hd_config_float(config, HD_KEY_capacity_factor) > 0 ? "dropping" : "dense";
 }
