@@ -1,5 +1,6 @@
-/* What the program `hadal` does, as library calls.  Each takes a configuration (hadal/config.h), reports through the log sink
- * (hadal/log.h) and returns a status; the program turns the record into a message and an exit code. */
+/* What the program `hadal` does, as library calls; for state-hash see hadal/checkpoint.h.  Each takes a configuration
+ * (hadal/config.h), reports through the log sink (hadal/log.h) and returns a status; the program turns the record into a message and
+ * an exit code. */
 #ifndef HADAL_COMMANDS_H
 #define HADAL_COMMANDS_H
 
@@ -23,8 +24,5 @@ hd_status hd_cmd_plan(const hd_config *config, hd_err *err) HD_CHECK_RESULT;
 
 /* `hadal decode`: continues a prompt from a checkpoint by forward passes over the whole context. */
 hd_status hd_cmd_decode(const hd_config *config, const hd_run_hooks *hooks, hd_err *err) HD_CHECK_RESULT;
-
-/* `hadal state-hash CHECKPOINT`: one SHA-256 over weights, moments, random state and data position. */
-hd_status hd_cmd_state_hash(const char *checkpoint, hd_err *err) HD_CHECK_RESULT;
 
 #endif

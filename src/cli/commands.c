@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "hadal/checkpoint.h"
 #include "hadal/config.h"
 #include "hadal/init.h"
 #include "hadal/log.h"
@@ -90,7 +91,10 @@ static hd_status run_state_hash(const hd_cli_call *call, hd_err *err)
         return HD_FAIL(err, HD_E_CONFIG, "state-hash takes one checkpoint (got %d words): hadal state-hash RUN/checkpoints/100",
                        call->argc);
     }
-    return hd_cmd_state_hash(call->argv[0], err);
+    char hex[65];
+    hd_status st = hd_state_hash(call->argv[0], hex, err);
+    if (st == HD_OK) { hd_cli_print_line(NULL, hex); }
+    return st;
 }
 
 static hd_status run_help(const hd_cli_call *call, hd_err *err)
