@@ -343,14 +343,37 @@ static void duplicates_among_many(void **state)
     hd_buf_free(&buf);
 }
 
+/* The limit on keys holds for those open at one time, not for all that the text has. */
+static void closed_objects_free_their_keys(void **state)
+{
+    (void)state;
+    hd_buf buf = {0};
+    hd_err err;
+    hd_buf_append_char(&buf, '[');
+    for (int i = 0; i < HD_JSON_MAX_KEYS / 2 + 10; i++) { hd_buf_append_text(&buf, "{\"a\":0,\"b\":0},"); }
+    hd_buf_append_text(&buf, "0]");
+    assert_ok(check(buf.data, buf.n, &err));
+    hd_buf_clear(&buf);
+    hd_buf_append_char(&buf, '{');
+    for (int i = 0; i <= HD_JSON_MAX_KEYS; i++) { hd_buf_printf(&buf, "\"%x\":0,", i); }
+    assert_fails(check(buf.data, buf.n, &err), HD_E_CORRUPT, "more than 1048576 keys");
+    hd_buf_free(&buf);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(accepts),          cmocka_unit_test(refuses),
-        cmocka_unit_test(depth_is_limited), cmocka_unit_test(integers_are_exact),
-        cmocka_unit_test(pulls_values),     cmocka_unit_test(doubles_read_back),
-        cmocka_unit_test(writes),           cmocka_unit_test(large_header_is_fast),
-        cmocka_unit_test(no_leaks),         cmocka_unit_test(duplicates_among_many),
+        cmocka_unit_test(accepts),
+        cmocka_unit_test(refuses),
+        cmocka_unit_test(depth_is_limited),
+        cmocka_unit_test(integers_are_exact),
+        cmocka_unit_test(pulls_values),
+        cmocka_unit_test(doubles_read_back),
+        cmocka_unit_test(writes),
+        cmocka_unit_test(large_header_is_fast),
+        cmocka_unit_test(no_leaks),
+        cmocka_unit_test(duplicates_among_many),
+        cmocka_unit_test(closed_objects_free_their_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
