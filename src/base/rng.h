@@ -27,7 +27,7 @@ typedef struct hd_rng {
 hd_rng hd_rng_make(uint64_t seed, hd_rng_purpose purpose, const char *name);
 void hd_rng_block(hd_rng rng, uint64_t index, uint32_t attempt, uint32_t out[4]);
 
-double hd_rng_uniform(hd_rng rng, uint64_t index);             /* in (0, 1): uniform(A) */
+double hd_rng_uniform(hd_rng rng, uint64_t index);             /* in (0, 1], 1 once in 2^53: uniform(A) */
 uint64_t hd_rng_below(hd_rng rng, uint64_t n, uint64_t index); /* in [0, n): high half of A * n */
 float hd_rng_normal(hd_rng rng, uint64_t index); /* sqrt(-2 ln uniform(A)) cos(2 pi uniform(B)), in double */
 float hd_rng_truncated_normal(hd_rng rng,
