@@ -42,7 +42,7 @@ endif
 # different folders share names.
 $(B)/libhadal.a: $(LIB_OBJ) $(B)/objects.list
 	$(call say,AR,$@)
-	$(Q)rm -f $@ && $(AR) qcs $@ $(LIB_OBJ)
+	$(Q)rm -f $@.$$$$ && $(AR) qcs $@.$$$$ $(LIB_OBJ) && mv -f $@.$$$$ $@
 $(B)/objects.list: FORCE
 	@mkdir -p $(@D)
 	@echo '$(LIB_OBJ)' | cmp -s - $@ || echo '$(LIB_OBJ)' > $@
