@@ -109,7 +109,8 @@ static hd_status sum_of_squares(hd_trainer *t, bool gradients, int metric, hd_er
     for (int64_t i = 0; i < t->model.n_param; i++) {
         const hd_param *p = &t->model.params[i];
         if (gradients && !p->trained) { continue; }
-        hd_status st = hd_sumsq(&t->ex, gradients ? &p->weight.grad : &p->master, &total, err);
+        const hd_tensor *value = p->master.n_dim > 0 ? &p->master : &p->weight.value; /* a frozen weight has no master copy */
+        hd_status st = hd_sumsq(&t->ex, gradients ? &p->weight.grad : value, &total, err);
         if (st != HD_OK) { return st; }
     }
     return HD_OK;
