@@ -11,12 +11,15 @@
 
 /* ---- a configuration and what the terminal takes from it ----------------------------------------------------------- */
 
+/* Words such as "on" and "off" stand in quotes in YAML, where they would mean true and false. */
 static hd_status value_is(const hd_config *config, const char *key, const char *wanted, bool *is, hd_err *err)
 {
     char *text = NULL;
+    size_t n = strlen(wanted);
     hd_status st = hd_config_value_text(config, key, &text, err);
     if (st != HD_OK) { return st; }
-    *is = strcmp(text, wanted) == 0;
+    const char *begin = text + strspn(text, "\"'");
+    *is = strncmp(begin, wanted, n) == 0 && begin[n + strspn(begin + n, "\"'")] == '\0';
     hd_config_text_free(text);
     return HD_OK;
 }

@@ -118,6 +118,7 @@ const char *hd_cli_hint(const hd_err *err)
 {
     switch (err->code) {
     case HD_E_CONFIG:
+        if (strncmp(err->msg, "configuration error", 19) != 0) { return NULL; }
         return "hint: `hadal help KEY` explains a key, `hadal help train` lists them; docs/errors.md has the common cases";
     case HD_E_UNSUPPORTED:
         return "hint: README.md lists what this version does and does not do";
