@@ -19,10 +19,14 @@ unsigned hd_dtype_set(const hd_tensor *t)
     return t != NULL && (unsigned)t->dtype < HD_DTYPE_COUNT ? 1u << t->dtype : 0u;
 }
 
+bool hd_check_in_double(const hd_check *c)
+{
+    return strcmp(c->ex->ops->name, "ref") == 0;
+}
+
 static unsigned accepted(const hd_check *c, unsigned dtypes)
 {
-    bool in_double = (dtypes & HD_OP_F32) != 0 && strcmp(c->ex->ops->name, "ref") == 0;
-    return in_double ? dtypes | HD_OP_F64 : dtypes;
+    return (dtypes & HD_OP_F32) != 0 && hd_check_in_double(c) ? dtypes | HD_OP_F64 : dtypes;
 }
 
 /* "f32|bf16 (500, any)" */
@@ -109,7 +113,7 @@ static void check(hd_check *c, const char *name, const hd_tensor *t, unsigned dt
         return;
     }
     if (output && !nests(t)) {
-        c->st = HD_FAIL(c->err, HD_E_INVALID, "%s: rows of the output %s overlap (row stride %" PRId64 ")", c->op, name,
+        c->st = HD_FAIL(c->err, HD_E_INVALID, "%s: rows of the output %s overlap (stride %" PRId64 "), want them apart", c->op, name,
                         t->stride[0]);
         return;
     }

@@ -70,6 +70,9 @@ hd_status hd_check_end(hd_check *c);
 
 unsigned hd_dtype_set(const hd_tensor *t);
 
+/* Whether f64 may stand where F32 is asked for: on the reference backend. */
+bool hd_check_in_double(const hd_check *c);
+
 /* Runs the backend's slot between enter and leave and returns its status. */
 #define HD_RETURN_BACKEND(ex, op, ...)                                    \
     do {                                                                  \

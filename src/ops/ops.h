@@ -228,7 +228,8 @@ hd_status hd_fill(hd_exec *ex, double value, hd_tensor *y, hd_err *err) HD_CHECK
  * adamw: g = grad * CLIP; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; u = (m / BIAS1) / (sqrt(v / BIAS2 + eps_root) + eps) + wd p;
  *   p -= LR u.  Nothing is written when APPLY is 0.  master f32; mu f32 or bf16; nu f32; value receives the rounded master
  *   (skipped when it aliases master: f32 weights are their own master).
- * sum_into: y += x elementwise, both f32 (the gradient tree) or both f64 (sums of leaves). */
+ * sum_into: y += x elementwise, both f32 (the gradient tree) or both f64 and contiguous (sums of
+ *   leaves). */
 enum {
     HD_CONTROL_LR, HD_CONTROL_CLIP, HD_CONTROL_APPLY, HD_CONTROL_NORM, HD_CONTROL_COUNT_APPLIED, HD_CONTROL_BIAS1,
     HD_CONTROL_BIAS2, HD_CONTROL_WINDOW_N, HD_CONTROL_COUNT

@@ -47,6 +47,9 @@ hd_status hd_sum_into(hd_exec *ex, const hd_tensor *x, hd_tensor *y, hd_err *err
     hd_check c = hd_check_begin(ex, "sum_into", err);
     hd_check_in_any(&c, "x", x, HD_OP_F32 | HD_OP_F64);
     hd_check_out_shaped(&c, "y", y, HD_LIKE(x), x);
+    bool any_strides = c.st != HD_OK || x->dtype != HD_DTYPE_F64 || hd_check_in_double(&c);
+    hd_check_that(&c, any_strides || (hd_tensor_is_contiguous(x) && hd_tensor_is_contiguous(y)),
+                  "sums in f64 have strides, want contiguous tensors");
     if (hd_check_end(&c) != HD_OK) { return c.st; }
     HD_RETURN_BACKEND(ex, sum_into, x, y, err);
 }

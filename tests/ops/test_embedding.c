@@ -9,7 +9,7 @@ typedef struct row { int64_t n, vocab, d, pad; hd_dtype weight, act; hd_accum ac
 static const row rows[] = {
     {0, 5, 8, 0, F32, F32, HD_SET, 5},       {1, 1, 1, 0, F32, F32, HD_SET, 1},      {7, 5, 3, 2, F32, BF16, HD_ADD, 5},
     {33, 17, 16, 0, BF16, F32, HD_SET, 17},  {65, 31, 17, 1, BF16, BF16, HD_ADD, 1}, {129, 64, 65, 3, F32, F32, HD_SET, 3},
-    {9, 1021, 2048, 0, BF16, BF16, HD_SET, 1021}, {5, 3, 0, 0, F32, F32, HD_SET, 3},
+    {9, 257, 2048, 0, BF16, BF16, HD_SET, 257}, {5, 3, 0, 0, F32, F32, HD_SET, 3},
 };
 static const int n_rows = sizeof rows / sizeof rows[0];
 
