@@ -150,7 +150,7 @@ hd_status hd_model_logits(hd_model *model, hd_exec *ex, hd_arena *step, const hd
                           hd_tensor *logits, hd_err *err) HD_CHECK_RESULT;
 
 /* After the optimiser step, from the counts of the whole global batch: every MoE layer's router bias, MTP modules included,
- * moves by options.router_bias_update_rate towards balance.  Padding was not counted.  Nothing happens at rate 0, nor when control
+ * moves by options.router_bias_update_rate towards balance.  Nothing happens at rate 0, nor when control
  * (see hd_step_gate) is given and says that the step is skipped. */
 hd_status hd_model_update_router_bias(hd_model *model, hd_exec *ex, const hd_tensor *metrics, const hd_tensor *control,
                                       hd_err *err) HD_CHECK_RESULT;

@@ -22,6 +22,7 @@
     do {                                                                                \
         hd_err ok_err = {0};                                                            \
         hd_err *err = &ok_err;                                                          \
+        (void)err;                                                                      \
         hd_status ok_st = (call);                                                       \
         if (ok_st != HD_OK) { fail_msg("%s: %s", hd_status_name(ok_st), ok_err.msg); }  \
     } while (0)
