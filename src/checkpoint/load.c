@@ -371,8 +371,14 @@ static hd_status check_config(const hd_folder *f, const hd_model *model, hd_err 
         return HD_FAIL(err, HD_E_CONFIG, "%s: config.json is missing", f->path);
     }
     hd_status st = hd_hf_config_parse(f->config, f->config_n, f->path, &dims, err);
-    if (st == HD_OK) { hd_hf_config_warn_differences(f->path, &dims, &model->dims); }
-    return st;
+    if (st != HD_OK) { return st; }
+    /* Tensors of layers behind the last are taken for MTP modules: a wrong count must not pass as that. */
+    if (dims.n_layer != model->dims.n_layer) {
+        return HD_FAIL(err, HD_E_CONFIG, "%s: num_hidden_layers is %" PRId64 ", the model being loaded has %" PRId64, f->path,
+                       dims.n_layer, model->dims.n_layer);
+    }
+    hd_hf_config_warn_differences(f->path, &dims, &model->dims);
+    return HD_OK;
 }
 
 static hd_status run(const char *path, int64_t step, hd_exec *ex, hd_model *model, hd_ckpt_state *state, hd_err *err)

@@ -85,21 +85,27 @@ static void put_tensor(hd_sha256 *sha, const hd_folder *f, const hashed *h)
     hd_sha256_update(sha, h->digest, HD_SHA256_BYTES);
 }
 
-/* Layers from here on are MTP modules; without a readable config.json nothing is taken for a copy. */
-static int64_t first_mtp_layer(const hd_folder *f)
+/* Layers from here on are MTP modules; without a config.json that says so, nothing is taken for a copy. */
+static hd_status first_mtp_layer(const hd_folder *f, int64_t *layer, hd_err *err)
 {
     hd_dims dims;
-    bool known = f->config != NULL && hd_hf_config_parse(f->config, f->config_n, f->path, &dims, NULL) == HD_OK;
-    return known ? dims.n_layer : INT64_MAX;
+    hd_err why;
+    *layer = INT64_MAX;
+    if (f->config == NULL) { return HD_OK; }
+    hd_status st = hd_hf_config_parse(f->config, f->config_n, f->path, &dims, &why);
+    if (st == HD_E_NOMEM) { return HD_FAIL(err, HD_E_NOMEM, "%s", why.msg); }
+    if (st == HD_OK) { *layer = dims.n_layer; }
+    return HD_OK;
 }
 
 static hd_status hash_folder(hd_folder *f, char hex[HD_SHA256_HEX], hd_err *err)
 {
     hd_status st;
     void *order = NULL, *memory = NULL, *piece = NULL;
-    int64_t n = 0, mtp = first_mtp_layer(f);
+    int64_t n = 0, mtp;
     unsigned char digest[HD_SHA256_BYTES];
     hd_sha256 sha;
+    HD_TRY(first_mtp_layer(f, &mtp, err));
     HD_TRY(hd_alloc((size_t)f->manifest.n_value, sizeof(void *), "values to hash", &order, err));
     HD_TRY(hd_alloc((size_t)f->n_place, sizeof(hashed), "tensors to hash", &memory, err));
     HD_TRY(hd_alloc(PIECE_BYTES, 1, "piece to hash", &piece, err));

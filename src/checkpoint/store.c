@@ -210,16 +210,16 @@ hd_status hd_ckpt_reserve(hd_ckpt_store *store, const hd_ckpt_state *state, hd_a
 
 /* ---- publishing ---------------------------------------------------------------------------------------------------- */
 
+/* For names only: a name that exists already makes the save fail, never overwrite. */
 static uint64_t random_u64(void)
 {
-    static uint64_t counter;
     uint64_t r = 0;
     if (getrandom(&r, sizeof r, GRND_NONBLOCK) != (ssize_t)sizeof r) {
-        double now = hd_clock_wall_s();
+        double now = hd_clock_now_s();
         memcpy(&r, &now, sizeof r);
         r = r * 0x9E3779B97F4A7C15u ^ (uint64_t)getpid() << 32;
     }
-    return r + counter++;
+    return r;
 }
 
 static hd_status join_step(const hd_ckpt_store *s, int64_t step, char **path, hd_err *err)
@@ -331,8 +331,11 @@ static hd_status retain(const hd_ckpt_store *s, hd_err *err)
     HD_TRY(hd_scan_steps(s->dir, &steps, &n, err));
     for (int64_t i = n - 1; i >= 0; i--) {
         HD_TRY(join_step(s, steps[i], &path, err));
-        hd_status good = hd_folder_look(path, steps[i], NULL, NULL);
-        if (good == HD_E_NOMEM) { HD_TRY(hd_folder_look(path, steps[i], NULL, err)); }
+        hd_status good = hd_folder_look(path, steps[i], NULL, err);
+        if (good == HD_E_NOMEM) {
+            st = good;
+            goto out;
+        }
         hd_free(path);
         path = NULL;
         if (good != HD_OK) { continue; }
