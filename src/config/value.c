@@ -11,6 +11,7 @@
 #include <strings.h>
 
 #include "base/alloc.h"
+#include "base/utf8.h"
 
 enum { QUOTED_LEN = 80, RAW_SHOWN_LEN = 160 };
 
@@ -296,19 +297,67 @@ out:
     return st;
 }
 
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9') { return c - '0'; }
+    c = (char)(c | 0x20);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* The digits of \xNN, \uNNNN or \UNNNNNNNN; false when one is missing or the character may not be in a text. */
+static bool read_code(const char **p, int n_digits, hd_buf *out)
+{
+    char bytes[4];
+    uint32_t code = 0;
+    for (int i = 0; i < n_digits; i++) {
+        int digit = hex_digit((*p)[1]);
+        if (digit < 0) { return false; }
+        code = code << 4 | (uint32_t)digit;
+        (*p)++;
+    }
+    if (code == 0) { return false; }
+    hd_buf_append(out, bytes, hd_utf8_encode(code, bytes));
+    return true;
+}
+
+/* The escape of a double-quoted scalar whose letter *p points at, and stays at its last character. */
+static bool read_escape(const char **p, hd_buf *out)
+{
+    static const char letters[] = "abtnvfre\"/\\", meanings[] = "\a\b\t\n\v\f\r\x1B\"/\\";
+    char c = **p;
+    if (c == 'x' || c == 'u' || c == 'U') { return read_code(p, c == 'x' ? 2 : c == 'u' ? 4 : 8, out); }
+    const char *at = c != '\0' ? strchr(letters, c) : NULL;
+    if (at != NULL) { hd_buf_append_char(out, meanings[at - letters]); }
+    return at != NULL;
+}
+
 static void skip_blanks(const char **p) { *p += strspn(*p, " \t\r\n"); }
+
+/* A quoted scalar at *p, which moves behind it.  false: no end, or an unknown escape. */
+static bool read_quoted(const char **p, hd_buf *out)
+{
+    char quote = **p;
+    for ((*p)++; **p != '\0'; (*p)++) {
+        if (**p == quote && !(quote == '\'' && (*p)[1] == '\'')) {
+            (*p)++;
+            return true;
+        }
+        if (quote == '"' && **p == '\\') {
+            (*p)++;
+            if (!read_escape(p, out)) { return false; }
+            continue;
+        }
+        if (**p == quote) { (*p)++; } /* '' */
+        hd_buf_append_char(out, **p);
+    }
+    return false;
+}
 
 /* One item of a flow list: quoted, or plain up to ',' or ']'.  false: malformed. */
 static bool read_item(const char **p, hd_buf *item)
 {
     char quote = **p;
-    if (quote == '"' || quote == '\'') {
-        for ((*p)++; **p != '\0' && **p != quote; (*p)++) {
-            if (quote == '"' && **p == '\\' && (*p)[1] != '\0') { (*p)++; }
-            hd_buf_append_char(item, **p);
-        }
-        return *(*p)++ == quote;
-    }
+    if (quote == '"' || quote == '\'') { return read_quoted(p, item); }
     size_t n = strcspn(*p, ",]");
     const char *begin = *p;
     *p += n;
@@ -386,26 +435,11 @@ hd_status hd_value_parse_env(const hd_key_row *row, const char *text, hd_value *
     return hd_value_parse(row, (hd_source_text){.scalar = text, .plain = true}, out, err);
 }
 
-/* Takes one pair of quotes off, when text is one quoted YAML scalar and nothing else. */
+/* Takes the quotes off, when text is one quoted YAML scalar and nothing else. */
 static bool unquote(const char *text, hd_buf *out)
 {
-    size_t n = strlen(text);
-    char quote = text[0];
-    if (n < 2 || (quote != '"' && quote != '\'') || text[n - 1] != quote) { return false; }
-    for (size_t i = 1; i + 1 < n; i++) {
-        if (quote == '\'' && text[i] == '\'') {
-            if (i + 2 >= n || text[++i] != '\'') { return false; }
-        } else if (quote == '"' && text[i] == '"') {
-            return false;
-        } else if (quote == '"' && text[i] == '\\') {
-            if (++i + 1 >= n) { return false; }
-            char c = text[i];
-            hd_buf_append_char(out, c == 'n' ? '\n' : c == 't' ? '\t' : c);
-            continue;
-        }
-        hd_buf_append_char(out, text[i]);
-    }
-    return true;
+    const char *p = text;
+    return (text[0] == '"' || text[0] == '\'') && read_quoted(&p, out) && *p == '\0';
 }
 
 hd_status hd_value_parse_argument(const hd_key_row *row, const char *text, hd_value *out, hd_err *err)
@@ -523,6 +557,8 @@ static void write_text(const char *text, bool in_list, hd_buf *out)
             hd_buf_append_text(out, "\\n");
         } else if (c < 0x20 || c == 0x7F) {
             hd_buf_printf(out, "\\x%02X", c);
+        } else if (c == 0xC2 && (unsigned char)p[1] >= 0x80 && (unsigned char)p[1] < 0xA0) {
+            hd_buf_printf(out, "\\x%02X", (unsigned char)*++p); /* C1 controls */
         } else {
             hd_buf_append_char(out, (char)c);
         }
