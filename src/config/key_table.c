@@ -157,7 +157,8 @@ hd_config_key hd_key_nearest(const char *name)
     hd_config_key best = HD_KEY_COUNT;
     for (int key = 0; key < HD_KEY_COUNT; key++) {
         size_t m = strlen(rows[key].name);
-        if (rows[key].status == HD_KEY_DERIVED || m > LONGEST_NAME) { continue; }
+        bool hopeless = m > n + (size_t)limit || n > m + (size_t)limit;
+        if (rows[key].status == HD_KEY_DERIVED || m > LONGEST_NAME || hopeless) { continue; }
         int d = distance(name, n, rows[key].name, m);
         if (d < limit) {
             limit = d;

@@ -173,8 +173,6 @@ static hd_status check_training(const hd_config *config, hd_err *err)
     }
     RULE(hd_config_is_null(config, HD_KEY_load_parameters_path) || hd_config_is_null(config, HD_KEY_load_full_state_path),
          load_full_state_path, "load_parameters_path is set too; a run starts from one of them");
-    RULE(integer(config, HD_KEY_mtp_eval_target_module) <= integer(config, HD_KEY_mtp_num_layers), mtp_eval_target_module,
-         "there are only %lld modules (mtp_num_layers)", (long long)integer(config, HD_KEY_mtp_num_layers));
     if (is_command(config, HD_FOR_TRAIN | HD_FOR_SFT)) {
         RULE(integer(config, HD_KEY_steps) > 0 || (integer(config, HD_KEY_steps) == -1 && integer(config, HD_KEY_learning_rate_schedule_steps) > 0),
              steps, "want at least 1, or -1 with learning_rate_schedule_steps set");
@@ -189,6 +187,9 @@ static hd_status check_decoding(const hd_config *config, hd_err *err)
     bool nucleus = hd_config_is(config, HD_KEY_decode_sampling_strategy, "nucleus");
     bool composite = hd_config_is(config, HD_KEY_decode_sampling_strategy, "composite");
     if (!is_command(config, HD_FOR_DECODE | HD_FOR_EVAL)) { return HD_OK; }
+    SUPPORTED(hd_config_is_null(config, HD_KEY_system_prompt), system_prompt, "decode continues plain text; there is no conversation");
+    SUPPORTED(hd_config_is_null(config, HD_KEY_chat_template), chat_template, "chat templates are not implemented");
+    SUPPORTED(hd_config_is_null(config, HD_KEY_chat_template_path), chat_template_path, "chat templates are not implemented");
     RULE(integer(config, HD_KEY_max_target_length) > integer(config, HD_KEY_max_prefill_predict_length), max_target_length,
          "prompt and answer together must be longer than max_prefill_predict_length (%lld)",
          (long long)integer(config, HD_KEY_max_prefill_predict_length));

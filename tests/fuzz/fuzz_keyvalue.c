@@ -1,4 +1,4 @@
-/* A command line of arbitrary arguments, one per line: it is refused with a message that begins "configuration error: ",
+/* A command line of arbitrary arguments, one per line, after a byte that chooses the command: it is refused with a message that begins "configuration error: ",
  * or it gives a configuration that prints. */
 #include <assert.h>
 #include <stdint.h>
@@ -35,7 +35,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         p = strchr(p, '\n');
         if (p != NULL) { *p++ = '\0'; }
     }
-    hd_status st = hd_config_load(commands[data[0] % 5], argc, argv, "configs", &config, &err);
+    const char *configs_dir = data[0] < 128 ? "configs" : "/nonexistent"; /* without base.yml it is ten times as fast */
+    hd_status st = hd_config_load(commands[data[0] % 5], argc, argv, configs_dir, &config, &err);
     assert((st == HD_OK) == (config != NULL));
     if (st == HD_E_CONFIG || st == HD_E_UNSUPPORTED) { assert(strncmp(err.msg, "configuration error: ", 21) == 0); }
     if (st == HD_OK) { assert(hd_config_print(config, HD_CONFIG_ORIGINS, drop, NULL, &err) == HD_OK); }

@@ -31,7 +31,7 @@ static hd_status visit(void *context, const hd_yaml_entry *entry, hd_err *err)
     hd_config_key key = hd_key_find(entry->key);
     const char *raw = hd_yaml_raw(entry, &n);
     assert(hd_utf8_validate(raw, n, NULL));
-    if (key == HD_KEY_COUNT) { (void)hd_key_unknown(entry->key, err); }
+    if (key == HD_KEY_COUNT && entry->line == 1) { (void)hd_key_unknown(entry->key, err); }
     if (key == HD_KEY_COUNT || entry->nested) { return HD_OK; } /* go on: the scanner is what is tested */
     const hd_key_row *row = hd_key_row_of(key);
     if (row->type == HD_TYPE_RAW || hd_value_parse(row, entry->value, &value, err) != HD_OK) { return HD_OK; }
