@@ -10,6 +10,7 @@
  * While the kernels of a k-block run, they prefetch the next k-block of B into the second-level cache. */
 #include "ops/cpu/gemm.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "ops/cpu/gemm_kernel.h"
@@ -24,9 +25,11 @@ enum {
 };
 
 #if defined(__AVX512F__)
+enum { DIRECT_PANELS = 12, DIRECT_PANELS_ALIASED = 12 }; /* a panel of B fills the first-level cache anyway */
 static const hd_gemm_blocks gemm_blocks = {
     .mr = HD_GEMM_MR, .nr = HD_GEMM_NR, .mc = 224, .nc = 256, .a_floats = 4 << 20, .chunk_rows = 504};
 #else
+enum { DIRECT_PANELS = 8, DIRECT_PANELS_ALIASED = 3 };
 static const hd_gemm_blocks gemm_blocks = {
     .mr = HD_GEMM_MR, .nr = HD_GEMM_NR, .mc = 120, .nc = 128, .a_floats = 4 << 20, .chunk_rows = 480};
 #endif
@@ -55,6 +58,7 @@ typedef struct gemm_phase {
     gemm_task *tasks;
     int64_t n_tasks, n_panels, n_items;
     int64_t k_begin;
+    atomic_int_fast64_t next_item;
 } gemm_phase;
 
 /* ---- sizes ---- */
@@ -158,7 +162,8 @@ typedef struct gemm_item {
     float *packed_b;
     float *sums; /* where k-blocks add up: C itself or the f32 tile, at (row_begin, column) */
     int64_t sums_row;
-    hd_gemm_prefetch prefetch;
+    hd_gemm_prefetch ahead, idle; /* the next k-block of B; nothing new */
+    int64_t ahead_every;          /* one call in so many prefetches */
 } gemm_item;
 
 static char *item_c(const gemm_item *item, int64_t row)
@@ -167,40 +172,51 @@ static char *item_c(const gemm_item *item, int64_t row)
     return item->task->c + ((item->row_begin + row) * f->c_row + item->column) * gemm_element_bytes(f->c_dtype);
 }
 
-/* The loop that prefetches nothing new: one packed line, always at hand. */
-static void prefetch_idle(gemm_item *item)
+/* One line, always at hand: for kernels that have nothing to fetch. */
+static hd_gemm_prefetch prefetch_nothing(const gemm_item *item)
 {
-    item->prefetch = (hd_gemm_prefetch){
-        .line = (const char *)item->packed_b, .groups_left = 1, .row_groups = 1, .jump = -256, .total = INT64_MAX};
+    return (hd_gemm_prefetch){.line = (const char *)item->packed_b, .groups_left = 1, .row_groups = 1, .total = INT64_MAX};
 }
 
-/* The k-block at k of this item's columns. */
-static void prefetch_block(gemm_item *item, int64_t k, int64_t kc)
+/* Starts fetching k-block `k` of another (or the same) item's columns, its lines spread over the calls of the current
+ * block: a single row panel must fetch a line of packed B in the time it reads one; more panels take half of that pace,
+ * and turns. */
+static void prefetch_block(gemm_item *item, const gemm_item *of, int64_t k, int64_t kc)
 {
     const hd_gemm_form *f = item->phase->form;
     bool k_inside = f->b_row == 1;
-    if (kc <= 0 || (f->b_row != 1 && f->b_column != 1)) {
-        prefetch_idle(item);
-        return;
-    }
-    int64_t bytes = gemm_element_bytes(f->b_dtype);
-    int64_t row_bytes = (k_inside ? kc : item->columns) * bytes;
+    item->ahead_every = 1;
+    item->ahead = item->idle;
+    if (kc <= 0 || (f->b_row != 1 && f->b_column != 1)) { return; }
+    int64_t bytes = gemm_element_bytes(f->b_dtype), share = (item->panel_end - item->panel_begin) * (4 / bytes);
+    int64_t step = share > 1 ? 32 : 64;
+    item->ahead_every = hd_max_i64(1, share * step / 64);
+    int64_t row_bytes = (k_inside ? kc : of->columns) * bytes;
     int64_t row_stride = (k_inside ? f->b_column : f->b_row) * bytes;
-    int64_t groups = hd_ceil_div(row_bytes, 256);
-    item->prefetch = (hd_gemm_prefetch){
-        .line = gemm_address(item->task->b, f->b_dtype, k * f->b_row + item->column * f->b_column),
+    int64_t groups = hd_ceil_div(row_bytes, HD_GEMM_AHEAD * step);
+    item->ahead = (hd_gemm_prefetch){
+        .line = gemm_address(of->task->b, f->b_dtype, k * f->b_row + of->column * f->b_column),
+        .step = step,
         .groups_left = groups,
         .row_groups = groups,
-        .jump = row_stride - 256 * groups,
-        .total = groups * (k_inside ? item->columns : kc)};
+        .jump = row_stride - HD_GEMM_AHEAD * step * groups,
+        .total = groups * (k_inside ? of->columns : kc)};
 }
 
+/* A panel of B as the kernels will read it: packed, or in place. */
+typedef struct gemm_panel {
+    const float *b;
+    int64_t b_row;
+    int64_t column, columns; /* in the item */
+} gemm_panel;
+
 /* One micro-tile; at the right edge through a temporary, so that every column is computed by the same kernel. */
-static void run_tile(gemm_item *item, const float *a, int64_t rows, const float *b, int64_t kc, float *c, int64_t columns,
-                     bool add)
+static void run_tile(gemm_item *item, const float *a, int64_t rows, const gemm_panel *panel, int64_t kc, float *c, bool add,
+                     hd_gemm_prefetch *prefetch)
 {
-    hd_gemm_tile_args t = {.kc = kc, .a = a, .b = b, .b_row = HD_GEMM_NR, .c = c, .c_row = item->sums_row, .add = add,
-                           .prefetch = &item->prefetch};
+    const int64_t columns = panel->columns;
+    hd_gemm_tile_args t = {.kc = kc, .a = a, .b = panel->b, .b_row = panel->b_row, .c = c, .c_row = item->sums_row, .add = add,
+                           .prefetch = prefetch};
     if (columns == HD_GEMM_NR) {
         gemm_kernels[rows](&t);
     } else {
@@ -216,51 +232,78 @@ static void run_tile(gemm_item *item, const float *a, int64_t rows, const float 
             }
         }
     }
-    item->prefetch.total -= kc / 4;
-    if (item->prefetch.total <= 0) { prefetch_idle(item); }
+    prefetch->total -= kc / 4;
+    if (prefetch->total <= 0) { *prefetch = item->idle; }
 }
 
 /* Row panels [begin, end) of the item against one packed column panel. */
-static void run_rows(gemm_item *item, int64_t begin, int64_t end, int64_t k, int64_t kc, const float *b, int64_t j,
-                     int64_t columns, bool add)
+static void run_rows(gemm_item *item, int64_t begin, int64_t end, int64_t k, int64_t kc, const gemm_panel *panel, bool add)
 {
     const gemm_task *task = item->task;
     int64_t row = hd_gemm_panel_begin(task->rows, task->n_panels, begin);
     for (int64_t p = begin; p < end; p++) {
         int64_t next = hd_gemm_panel_begin(task->rows, task->n_panels, p + 1);
         const float *a = task->packed + packed_at(task->rows, task->n_panels, p, k / HD_GEMM_KC, kc);
-        run_tile(item, a, next - row, b, kc, item->sums + (row - item->row_begin) * item->sums_row + j, columns, add);
+        float *c = item->sums + (row - item->row_begin) * item->sums_row + panel->column;
+        bool ahead = (p - item->panel_begin) % item->ahead_every == 0;
+        run_tile(item, a, next - row, panel, kc, c, add, ahead ? &item->ahead : &item->idle);
         row = next;
     }
+}
+
+/* Whether the kernels read an f32 B [k, n] where it lies: as long as the row panels are so few that a copy does not pay.
+ * Rows of B at multiples of 2 KiB share few sets of the first-level cache, so that each kernel fetches its panel anew. */
+static bool reads_in_place(const gemm_item *item, int64_t columns)
+{
+    const hd_gemm_form *f = item->phase->form;
+    int64_t most = f->b_row % 512 == 0 ? DIRECT_PANELS_ALIASED : DIRECT_PANELS;
+    return f->b_column == 1 && f->b_dtype == HD_DTYPE_F32 && columns == HD_GEMM_NR &&
+           item->panel_end - item->panel_begin <= most;
+}
+
+/* Column panel j of a k-block; k relative to the span.  Packs it on the first pass. */
+static gemm_panel get_panel(const gemm_item *item, int64_t k, int64_t kc, int64_t j, bool first_pass)
+{
+    const hd_gemm_form *f = item->phase->form;
+    gemm_panel panel = {.column = j, .columns = hd_min_i64(HD_GEMM_NR, item->columns - j)};
+    int64_t at = (item->phase->k_begin + k) * f->b_row + (item->column + j) * f->b_column;
+    const char *src = gemm_address(item->task->b, f->b_dtype, at);
+    if (reads_in_place(item, panel.columns)) {
+        panel.b = (const float *)(const void *)src;
+        panel.b_row = f->b_row;
+        return panel;
+    }
+    float *packed = item->packed_b + j * HD_GEMM_KC;
+    panel.b = packed;
+    panel.b_row = HD_GEMM_NR;
+    if (first_pass) { hd_gemm_pack_b(src, f->b_dtype, f->b_row, f->b_column, kc, panel.columns, packed); }
+    return panel;
 }
 
 /* One k-block, k relative to the span. */
 static void run_block(gemm_item *item, int64_t k, int64_t kc, bool add)
 {
-    const hd_gemm_form *f = item->phase->form;
-    const gemm_task *task = item->task;
     const int64_t panels_per_pass = gemm_blocks.mc / HD_GEMM_MR;
     for (int64_t p = item->panel_begin; p < item->panel_end; p += panels_per_pass) {
         int64_t p_end = hd_min_i64(item->panel_end, p + panels_per_pass);
         for (int64_t j = 0; j < item->columns; j += HD_GEMM_NR) {
-            int64_t columns = hd_min_i64(HD_GEMM_NR, item->columns - j);
-            float *b = item->packed_b + j * HD_GEMM_KC;
-            if (p == item->panel_begin) {
-                int64_t at = (item->phase->k_begin + k) * f->b_row + (item->column + j) * f->b_column;
-                hd_gemm_pack_b(gemm_address(task->b, f->b_dtype, at), f->b_dtype, f->b_row, f->b_column, kc, columns, b);
-            }
-            run_rows(item, p, p_end, k, kc, b, j, columns, add);
+            gemm_panel panel = get_panel(item, k, kc, j, p == item->panel_begin);
+            run_rows(item, p, p_end, k, kc, &panel, add);
         }
     }
 }
 
-/* All k-blocks of the span. */
-static void run_blocks(gemm_item *item, bool add)
+/* All k-blocks of the span.  The last one fetches the first of `next`, the item after this one (NULL: none). */
+static void run_blocks(gemm_item *item, const gemm_item *next, bool add)
 {
-    int64_t span = span_of(item->phase, item->task);
+    int64_t span = span_of(item->phase, item->task), begin = item->phase->k_begin;
     for (int64_t k = 0; k < span; k += HD_GEMM_KC) {
-        int64_t next = k + HD_GEMM_KC;
-        prefetch_block(item, item->phase->k_begin + next, hd_min_i64(HD_GEMM_KC, span - next));
+        int64_t ahead = k + HD_GEMM_KC;
+        if (ahead < span) {
+            prefetch_block(item, item, begin + ahead, hd_min_i64(HD_GEMM_KC, span - ahead));
+        } else {
+            prefetch_block(item, next, begin, next != NULL ? hd_min_i64(HD_GEMM_KC, span_of(next->phase, next->task)) : 0);
+        }
         run_block(item, k, hd_min_i64(HD_GEMM_KC, span - k), add || k > 0);
     }
     if (span == 0 && !add) {
@@ -271,7 +314,7 @@ static void run_blocks(gemm_item *item, bool add)
 }
 
 /* bf16 C: sums wait in an f32 tile and are rounded once, after the last k-block. */
-static void run_rounded(gemm_item *item, bool first, bool last)
+static void run_rounded(gemm_item *item, const gemm_item *next, bool first, bool last)
 {
     bool add = item->phase->form->accum == HD_ADD;
     int64_t rows = item->row_end - item->row_begin;
@@ -284,7 +327,7 @@ static void run_rounded(gemm_item *item, bool first, bool last)
             }
         }
     }
-    run_blocks(item, add || !first);
+    run_blocks(item, next, add || !first);
     if (last) {
         for (int64_t i = 0; i < rows; i++) {
             void *c = item_c(item, i);
@@ -296,9 +339,21 @@ static void run_rounded(gemm_item *item, bool first, bool last)
     }
 }
 
-static gemm_item make_item(const gemm_phase *phase, const gemm_task *task, int64_t i, float *thread_scratch)
+static const gemm_task *find_by_item(const gemm_phase *phase, int64_t item)
+{
+    int64_t low = 0, high = phase->n_tasks;
+    while (high - low > 1) {
+        int64_t mid = (low + high) / 2;
+        if (phase->tasks[mid].first_item <= item) { low = mid; } else { high = mid; }
+    }
+    return &phase->tasks[low];
+}
+
+static gemm_item make_item(const gemm_phase *phase, int64_t i, float *thread_scratch)
 {
     const hd_gemm_plan *plan = phase->plan;
+    const gemm_task *task = find_by_item(phase, i);
+    i -= task->first_item;
     int64_t part = i / task->column_items, column = i % task->column_items * plan->nc;
     gemm_item item = {.phase = phase, .task = task, .column = column, .packed_b = thread_scratch};
     item.columns = hd_min_i64(plan->nc, task->n - column);
@@ -306,6 +361,7 @@ static gemm_item make_item(const gemm_phase *phase, const gemm_task *task, int64
     item.panel_end = hd_gemm_panel_begin(task->n_panels, task->row_parts, part + 1);
     item.row_begin = hd_gemm_panel_begin(task->rows, task->n_panels, item.panel_begin);
     item.row_end = hd_gemm_panel_begin(task->rows, task->n_panels, item.panel_end);
+    item.idle = prefetch_nothing(&item);
     switch (plan->tile) {
     case HD_GEMM_TILE_NONE:
         item.sums = (float *)(void *)item_c(&item, 0);
@@ -323,23 +379,33 @@ static gemm_item make_item(const gemm_phase *phase, const gemm_task *task, int64
     return item;
 }
 
-static void run_item(void *arg, int64_t i, int thread)
+static void run_item(gemm_item *item, const gemm_item *next)
 {
-    const gemm_phase *phase = arg;
-    int64_t low = 0, high = phase->n_tasks;
-    while (high - low > 1) {
-        int64_t mid = (low + high) / 2;
-        if (phase->tasks[mid].first_item <= i) { low = mid; } else { high = mid; }
-    }
-    const gemm_task *task = &phase->tasks[low];
-    gemm_item item = make_item(phase, task, i - task->first_item,
-                               phase->scratch->threads + thread * phase->scratch->thread_floats);
-    bool first = phase->k_begin == 0, last = phase->k_begin + phase->plan->k_span >= task->k;
-    if (!first && span_of(phase, task) == 0) { return; }
+    const gemm_phase *phase = item->phase;
+    bool first = phase->k_begin == 0, last = phase->k_begin + phase->plan->k_span >= item->task->k;
+    if (!first && span_of(phase, item->task) == 0) { return; }
     if (phase->plan->tile == HD_GEMM_TILE_NONE) {
-        run_blocks(&item, !first || phase->form->accum == HD_ADD);
+        run_blocks(item, next, !first || phase->form->accum == HD_ADD);
     } else {
-        run_rounded(&item, first, last);
+        run_rounded(item, next, first, last);
+    }
+}
+
+/* One thread's share of the items: it takes the next from the common counter before it works on the one it has, so that it
+ * knows what to prefetch. */
+static void run_items(void *arg, int64_t i, int thread)
+{
+    gemm_phase *phase = arg;
+    float *scratch = phase->scratch->threads + thread * phase->scratch->thread_floats;
+    gemm_item item, next;
+    (void)i;
+    int64_t at = atomic_fetch_add_explicit(&phase->next_item, 1, memory_order_relaxed);
+    if (at < phase->n_items) { next = make_item(phase, at, scratch); }
+    while (at < phase->n_items) {
+        item = next;
+        at = atomic_fetch_add_explicit(&phase->next_item, 1, memory_order_relaxed);
+        if (at < phase->n_items) { next = make_item(phase, at, scratch); }
+        run_item(&item, at < phase->n_items ? &next : NULL);
     }
 }
 
@@ -380,28 +446,27 @@ static int64_t make_tasks(const hd_gemm_form *f, int64_t n_problems, const hd_ge
 }
 
 /* Takes as many tasks as fit into a phase and lays out its panels and items. */
-static gemm_phase make_phase(const hd_gemm_form *f, const hd_gemm_batch *batch, gemm_task *tasks, int64_t n_left,
-                             int n_threads)
+static void make_phase(gemm_phase *phase, int64_t n_left, int n_threads)
 {
-    const gemm_scratch *s = batch->scratch;
-    gemm_phase phase = {.form = f, .plan = &batch->plan, .scratch = s, .tasks = tasks};
+    const gemm_scratch *s = phase->scratch;
+    const hd_gemm_plan *plan = phase->plan;
+    gemm_task *tasks = phase->tasks;
     int64_t used = 0, column_items = 0;
-    for (; phase.n_tasks < n_left; phase.n_tasks++) {
-        gemm_task *t = &tasks[phase.n_tasks];
-        int64_t size = packed_size(t->rows, hd_min_i64(t->k, batch->plan.k_span));
-        if (phase.n_tasks > 0 && (used + size > s->packed_floats || batch->plan.tile == HD_GEMM_TILE_CHUNK)) { break; }
+    for (; phase->n_tasks < n_left; phase->n_tasks++) {
+        gemm_task *t = &tasks[phase->n_tasks];
+        int64_t size = packed_size(t->rows, hd_min_i64(t->k, plan->k_span));
+        if (phase->n_tasks > 0 && (used + size > s->packed_floats || plan->tile == HD_GEMM_TILE_CHUNK)) { break; }
         t->packed = s->packed + used;
-        t->first_panel = phase.n_panels;
-        phase.n_panels += t->n_panels;
+        t->first_panel = phase->n_panels;
+        phase->n_panels += t->n_panels;
         column_items += t->column_items;
         used += size;
     }
-    for (int64_t i = 0; i < phase.n_tasks; i++) {
+    for (int64_t i = 0; i < phase->n_tasks; i++) {
         tasks[i].row_parts = hd_gemm_plan_row_parts(column_items, tasks[i].n_panels, n_threads);
-        tasks[i].first_item = phase.n_items;
-        phase.n_items += tasks[i].row_parts * tasks[i].column_items;
+        tasks[i].first_item = phase->n_items;
+        phase->n_items += tasks[i].row_parts * tasks[i].column_items;
     }
-    return phase;
 }
 
 static void run_phase(gemm_phase *phase, int n_threads)
@@ -416,7 +481,8 @@ static void run_phase(gemm_phase *phase, int n_threads)
     int packers = a_floats <= SERIAL_A_FLOATS ? 1 : n_threads, workers = flops <= SERIAL_FLOPS ? 1 : n_threads;
     do {
         hd_parallel_for(packers, phase->n_panels, pack_panel, phase);
-        hd_parallel_for(workers, phase->n_items, run_item, phase);
+        atomic_store_explicit(&phase->next_item, 0, memory_order_relaxed);
+        hd_parallel_for(workers, workers, run_items, phase);
         phase->k_begin += phase->plan->k_span;
     } while (phase->k_begin < k_max);
 }
@@ -427,7 +493,8 @@ void hd_gemm_run(hd_exec *ex, const hd_gemm_form *form, int64_t n_problems, hd_g
     int64_t n_tasks = make_tasks(form, n_problems, batch, s->tasks);
     if (n_problems > 1) { sort_tasks(s->tasks, n_tasks); }
     for (int64_t done = 0; done < n_tasks;) {
-        gemm_phase phase = make_phase(form, batch, s->tasks + done, n_tasks - done, ex->n_threads);
+        gemm_phase phase = {.form = form, .plan = &batch->plan, .scratch = s, .tasks = s->tasks + done};
+        make_phase(&phase, n_tasks - done, ex->n_threads);
         run_phase(&phase, ex->n_threads);
         done += phase.n_tasks;
     }

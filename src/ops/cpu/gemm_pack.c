@@ -29,7 +29,7 @@ HD_INLINE void pack_cross(const char *src, const hd_dtype dtype, int64_t width_s
     for (; k + step <= kc; k += step) {
         hd_vf v[HD_GEMM_CROSS_MAX];
         gemm_read_cross(rows, k * gemm_element_bytes(dtype), dtype, v);
-#pragma GCC unroll 8
+#pragma GCC unroll 32
         for (int j = 0; j < step; j++) { *(hd_vf_u *)(dst + (k + j) * dst_row) = v[j]; }
     }
     pack_plain(gemm_address(src, dtype, k), dtype, 1, width_stride, kc - k, width, dst_row, dst + k * dst_row);

@@ -23,35 +23,14 @@ HD_INLINE hd_vf gemm_read_run(const char *p, hd_dtype dtype)
     return dtype == HD_DTYPE_BF16 ? hd_widen(*(const hd_vh_u *)p) : *(const hd_vf_u *)p;
 }
 
-/* ---- crossing: 16 bytes of each row ---- */
+/* ---- crossing: a vector's worth of bytes of each row, so that a cache line is touched as seldom as can be (rows of
+ * a power-of-two stride share one set of the first-level cache) ---- */
 
-enum { HD_GEMM_CROSS_MAX = 8 };
+enum { HD_GEMM_CROSS_MAX = 2 * HD_LANES };
 
-/* Steps of k in 16 bytes. */
-HD_INLINE int gemm_cross_length(hd_dtype dtype) { return dtype == HD_DTYPE_BF16 ? 8 : 4; }
+/* Steps of k in HD_LANES * 4 bytes. */
+HD_INLINE int gemm_cross_length(hd_dtype dtype) { return dtype == HD_DTYPE_BF16 ? 2 * HD_LANES : HD_LANES; }
 
-/* 16 bytes from each of HD_LANES / 4 rows, one per 128-bit lane. */
-#if defined(__AVX512F__)
-HD_INLINE hd_vf gemm_join(const char *p0, const char *p1, const char *p2, const char *p3)
-{
-    __m512 v = _mm512_castps128_ps512(_mm_loadu_ps((const float *)p0));
-    v = _mm512_insertf32x4(v, _mm_loadu_ps((const float *)p1), 1);
-    v = _mm512_insertf32x4(v, _mm_loadu_ps((const float *)p2), 2);
-    return (hd_vf)_mm512_insertf32x4(v, _mm_loadu_ps((const float *)p3), 3);
-}
-#define GEMM_JOIN(rows, r, at) gemm_join(rows[r] + at, rows[4 + r] + at, rows[8 + r] + at, rows[12 + r] + at)
-#elif defined(__AVX2__)
-HD_INLINE hd_vf gemm_join(const char *p0, const char *p1)
-{
-    __m256 v = _mm256_castps128_ps256(_mm_loadu_ps((const float *)p0));
-    return (hd_vf)_mm256_insertf128_ps(v, _mm_loadu_ps((const float *)p1), 1);
-}
-#define GEMM_JOIN(rows, r, at) gemm_join(rows[r] + at, rows[4 + r] + at)
-#else
-#define GEMM_JOIN(rows, r, at) (*(const hd_vf_u *)(rows[r] + at))
-#endif
-
-/* 4 x 4 transpose of 32-bit elements inside each 128-bit lane: out[j] holds element j of all rows, rows in order. */
 HD_INLINE hd_vf gemm_low_pairs(hd_vf a, hd_vf b)
 {
 #if defined(__AVX512F__)
@@ -96,7 +75,8 @@ HD_INLINE hd_vf gemm_high_halves(hd_vf a, hd_vf b)
 #endif
 }
 
-HD_INLINE void gemm_transpose(const hd_vf in[4], hd_vf out[4])
+/* 4 x 4 inside each 128-bit lane: out[j] holds element j of the lane of all four. */
+HD_INLINE void gemm_transpose_lanes(const hd_vf in[4], hd_vf out[4])
 {
     hd_vf t0 = gemm_low_pairs(in[0], in[1]), t1 = gemm_low_pairs(in[2], in[3]);
     hd_vf t2 = gemm_high_pairs(in[0], in[1]), t3 = gemm_high_pairs(in[2], in[3]);
@@ -106,18 +86,50 @@ HD_INLINE void gemm_transpose(const hd_vf in[4], hd_vf out[4])
     out[3] = gemm_high_halves(t2, t3);
 }
 
+/* Four vectors whose lane l holds rows 4g .. 4g + 3 at step 4l + j, g = 0 .. LANES / 4: collects all rows of each step. */
+HD_INLINE void gemm_gather_lanes(const hd_vf *t, int j, hd_vf *out)
+{
+#if defined(__AVX512F__)
+    __m512 t0 = (__m512)t[0], t1 = (__m512)t[4], t2 = (__m512)t[8], t3 = (__m512)t[12];
+    __m512 even01 = _mm512_shuffle_f32x4(t0, t1, 0x88), even23 = _mm512_shuffle_f32x4(t2, t3, 0x88);
+    __m512 odd01 = _mm512_shuffle_f32x4(t0, t1, 0xDD), odd23 = _mm512_shuffle_f32x4(t2, t3, 0xDD);
+    out[j] = (hd_vf)_mm512_shuffle_f32x4(even01, even23, 0x88);
+    out[4 + j] = (hd_vf)_mm512_shuffle_f32x4(odd01, odd23, 0x88);
+    out[8 + j] = (hd_vf)_mm512_shuffle_f32x4(even01, even23, 0xDD);
+    out[12 + j] = (hd_vf)_mm512_shuffle_f32x4(odd01, odd23, 0xDD);
+#elif defined(__AVX2__)
+    out[j] = (hd_vf)_mm256_permute2f128_ps((__m256)t[0], (__m256)t[4], 0x20);
+    out[4 + j] = (hd_vf)_mm256_permute2f128_ps((__m256)t[0], (__m256)t[4], 0x31);
+#else
+    out[j] = t[0];
+#endif
+}
+
+/* out[j] = 32-bit element j of all rows, rows in order. */
+HD_INLINE void gemm_transpose(const char *const rows[HD_LANES], int64_t at, hd_vf out[HD_LANES])
+{
+    hd_vf t[HD_LANES];
+#pragma GCC unroll 4
+    for (int g = 0; g < HD_LANES; g += 4) {
+        const hd_vf in[4] = {*(const hd_vf_u *)(rows[g] + at), *(const hd_vf_u *)(rows[g + 1] + at),
+                             *(const hd_vf_u *)(rows[g + 2] + at), *(const hd_vf_u *)(rows[g + 3] + at)};
+        gemm_transpose_lanes(in, t + g);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) { gemm_gather_lanes(t + j, j, out); }
+}
+
 /* gemm_cross_length(dtype) steps of k starting `at` bytes into each row: out[j] = step j of all rows. */
 HD_INLINE void gemm_read_cross(const char *const rows[HD_LANES], int64_t at, hd_dtype dtype, hd_vf out[HD_GEMM_CROSS_MAX])
 {
-    hd_vf in[4] = {GEMM_JOIN(rows, 0, at), GEMM_JOIN(rows, 1, at), GEMM_JOIN(rows, 2, at), GEMM_JOIN(rows, 3, at)};
     if (dtype != HD_DTYPE_BF16) {
-        gemm_transpose(in, out);
+        gemm_transpose(rows, at, out);
         return;
     }
-    hd_vf pairs[4]; /* pairs of bf16: even k in the low half */
-    gemm_transpose(in, pairs);
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
+    hd_vf pairs[HD_LANES]; /* of bf16: even k in the low half */
+    gemm_transpose(rows, at, pairs);
+#pragma GCC unroll 16
+    for (int j = 0; j < HD_LANES; j++) {
         out[2 * j] = (hd_vf)((hd_vu)pairs[j] << 16);
         out[2 * j + 1] = (hd_vf)((hd_vu)pairs[j] & 0xFFFF0000u);
     }
