@@ -10,8 +10,8 @@
 
 static const struct { const char *name; hd_remat remat; } policies[] = {
     {"full", {0}},
-    {"minimal", {QKV, .out_proj = true, .mlpwi = true, .mlpwo = true}},
-    {"minimal_with_context", {QKV, .context = true, .out_proj = true, .mlpwi = true, .mlpwo = true}},
+    {"minimal", {QKV, .out_proj = true, .mlpwi = true, .mlpwo = true, .moe_mlpwi = true}},
+    {"minimal_with_context", {QKV, .context = true, .out_proj = true, .mlpwi = true, .mlpwo = true, .moe_mlpwi = true}},
     {"save_dot_with_context_except_mlp", {QKV, .context = true, .out_proj = true}},
     {"save_dot_except_mlpwi", {QKV, .out_proj = true, .mlpwo = true}},
     {"save_dot_except_mlp", {QKV, .out_proj = true}},
