@@ -175,6 +175,23 @@ static void foreign_defaults_load(void **state)
     hd_buf_free(&path);
 }
 
+/* docs/configuration.md lists hadal's own keys, those without effect and those refused. */
+static void the_page_lists_them(void **state)
+{
+    (void)state;
+    char *page = read_text("docs/configuration.md");
+    for (int k = 0; k < HD_KEY_COUNT; k++) {
+        const hd_key_row *row = hd_key_row_of((hd_config_key)k);
+        bool listed = row->status == HD_KEY_IDLE || row->status == HD_KEY_REFUSED || row->group == HD_GROUP_OWN;
+        char name[128];
+        snprintf(name, sizeof name, "`%s`", row->name);
+        if (!listed || (row->flags & HD_FLAG_FOREIGN) != 0) { continue; }
+        if (strstr(page, name) == NULL) { fail_msg("docs/configuration.md does not list %s", row->name); }
+        if (row->reason != NULL && strstr(page, row->reason) == NULL) { fail_msg("docs/configuration.md: %s", row->reason); }
+    }
+    free(page);
+}
+
 /* ---- printing --------------------------------------------------------------------------------------------------- */
 
 static const char *line_of(const char *text, const char *key)
@@ -641,6 +658,7 @@ int main(void)
         cmocka_unit_test(base_yml_is_the_table),
         cmocka_unit_test(base_yml_changes_nothing),
         cmocka_unit_test_setup_teardown(foreign_defaults_load, hd_temp_setup, hd_temp_teardown),
+        cmocka_unit_test(the_page_lists_them),
         cmocka_unit_test(prints_values_with_origins),
         cmocka_unit_test_setup_teardown(printed_text_loads_again, hd_temp_setup, hd_temp_teardown),
         cmocka_unit_test(help_texts),
