@@ -155,17 +155,13 @@ static void at_transpose(const float *x, int64_t ldx, int64_t rows, int64_t colu
 
 HD_INLINE void at_load_row_as(const void *row, hd_dtype dtype, float factor, float *to, int64_t n)
 {
-    HD_FOR_LANES(i, n) { hd_store(to, HD_DTYPE_F32, i, n, hd_load(row, dtype, i, n) * factor); }
+    HD_MAP_LANES(i, 0, n, { hd_store(to, HD_DTYPE_F32, i, n, hd_load(row, dtype, i, n) * factor); });
 }
 
 /* n elements of a tensor's row, times factor, as f32. */
 static void at_load_row(const void *row, hd_dtype dtype, float factor, float *to, int64_t n)
 {
-    if (dtype == HD_DTYPE_F32) {
-        at_load_row_as(row, HD_DTYPE_F32, factor, to, n);
-    } else {
-        at_load_row_as(row, HD_DTYPE_BF16, factor, to, n);
-    }
+    HD_WITH_DTYPE(dtype, D, at_load_row_as(row, D, factor, to, n););
 }
 
 /* Rows of one head lie pages apart, where the hardware does not look ahead. */
@@ -177,7 +173,9 @@ HD_INLINE void at_prefetch_row(const void *row, hd_dtype dtype, int64_t n)
 
 static void at_store_row(const float *from, float factor, void *row, hd_dtype dtype, int64_t n)
 {
-    HD_FOR_LANES(i, n) { hd_store(row, dtype, i, n, hd_load(from, HD_DTYPE_F32, i, n) * factor); }
+    HD_WITH_DTYPE(dtype, D, {
+        HD_MAP_LANES(i, 0, n, { hd_store(row, D, i, n, hd_load(from, HD_DTYPE_F32, i, n) * factor); });
+    });
 }
 
 #endif

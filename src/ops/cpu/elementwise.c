@@ -18,7 +18,9 @@ static void copy_row(const void *x, hd_dtype x_dtype, void *y, hd_dtype y_dtype,
         memcpy(y, x, (size_t)n * (x_dtype == HD_DTYPE_F32 ? 4 : 2));
         return;
     }
-    HD_FOR_LANES(i, n) { hd_store(y, y_dtype, i, n, hd_load(x, x_dtype, i, n)); }
+    HD_WITH_DTYPE(x_dtype, X, HD_WITH_DTYPE(y_dtype, Y, {
+        HD_MAP_LANES(i, 0, n, { hd_store(y, Y, i, n, hd_load(x, X, i, n)); });
+    }););
 }
 
 static void zero_row(void *y, hd_dtype dtype, int64_t n) { memset(y, 0, (size_t)n * (dtype == HD_DTYPE_F32 ? 4 : 2)); }
@@ -52,7 +54,9 @@ static hd_status embedding_fwd(hd_exec *ex, const hd_tensor *ids, const hd_weigh
 
 static void add_row_f32(float *y, const void *x, hd_dtype x_dtype, int64_t n)
 {
-    HD_FOR_LANES(i, n) { hd_store(y, HD_DTYPE_F32, i, n, hd_load(y, HD_DTYPE_F32, i, n) + hd_load(x, x_dtype, i, n)); }
+    HD_WITH_DTYPE(x_dtype, X, {
+        HD_MAP_LANES(i, 0, n, { hd_store(y, HD_DTYPE_F32, i, n, hd_load(y, HD_DTYPE_F32, i, n) + hd_load(x, X, i, n)); });
+    });
 }
 
 /* A block of vocabulary rows, each the sum of its tokens' gradients in order of position. */
@@ -119,9 +123,7 @@ static bool is_act(const hd_tensor *t) { return t->dtype == HD_DTYPE_F32 || t->d
 HD_INLINE void add_span(const void *a, hd_dtype da, const void *b, hd_dtype db, void *y, hd_dtype dy, int64_t begin,
                         int64_t end)
 {
-    for (int64_t i = begin; i < end; i += HD_LANES) {
-        hd_store(y, dy, i, end, hd_load(a, da, i, end) + hd_load(b, db, i, end));
-    }
+    HD_MAP_LANES(i, begin, end, { hd_store(y, dy, i, end, hd_load(a, da, i, end) + hd_load(b, db, i, end)); });
 }
 
 static void add_item(void *arg, int64_t item, int thread)
@@ -133,13 +135,9 @@ static void add_item(void *arg, int64_t item, int thread)
     for (int64_t r = p.row_begin; r < p.row_end; r++) {
         const void *a = hd_split_row(&job->split, job->a, r), *b = hd_split_row(&job->split, job->b, r);
         void *y = hd_split_row(&job->split, job->y, r);
-        if (da == HD_DTYPE_F32 && db == HD_DTYPE_F32 && dy == HD_DTYPE_F32) {
-            add_span(a, HD_DTYPE_F32, b, HD_DTYPE_F32, y, HD_DTYPE_F32, p.column_begin, p.column_end);
-        } else if (da == HD_DTYPE_BF16 && db == HD_DTYPE_BF16 && dy == HD_DTYPE_BF16) {
-            add_span(a, HD_DTYPE_BF16, b, HD_DTYPE_BF16, y, HD_DTYPE_BF16, p.column_begin, p.column_end);
-        } else {
-            add_span(a, da, b, db, y, dy, p.column_begin, p.column_end);
-        }
+        HD_WITH_DTYPE(da, A, HD_WITH_DTYPE(db, B, HD_WITH_DTYPE(dy, Y, {
+            add_span(a, A, b, B, y, Y, p.column_begin, p.column_end);
+        });););
     }
 }
 
@@ -191,9 +189,9 @@ static void fill_item(void *arg, int64_t item, int thread)
     hd_vf value = hd_splat(job->value);
     for (int64_t r = p.row_begin; r < p.row_end; r++) {
         void *y = hd_split_row(&job->split, job->y, r);
-        for (int64_t i = p.column_begin; i < p.column_end; i += HD_LANES) {
-            hd_store(y, job->y->dtype, i, p.column_end, value);
-        }
+        HD_WITH_DTYPE(job->y->dtype, Y, {
+            HD_MAP_LANES(i, p.column_begin, p.column_end, { hd_store(y, Y, i, p.column_end, value); });
+        });
     }
 }
 
@@ -220,14 +218,13 @@ typedef struct scale_job {
     int64_t item_rows;
 } scale_job;
 
-static void scale_row(const void *x, hd_dtype dx, float w, hd_accum accum, void *y, hd_dtype dy, int64_t n)
+HD_INLINE void scale_row(const void *x, hd_dtype dtype, float w, hd_accum accum, void *y, int64_t n)
 {
-    HD_FOR_LANES(i, n)
-    {
-        hd_vf v = hd_load(x, dx, i, n) * w;
-        if (accum == HD_ADD) { v += hd_load(y, dy, i, n); }
-        hd_store(y, dy, i, n, v);
-    }
+    HD_MAP_LANES(i, 0, n, {
+        hd_vf v = hd_load(x, dtype, i, n) * w;
+        if (accum == HD_ADD) { v += hd_load(y, dtype, i, n); }
+        hd_store(y, dtype, i, n, v);
+    });
 }
 
 static void scale_item(void *arg, int64_t item, int thread)
@@ -237,7 +234,9 @@ static void scale_item(void *arg, int64_t item, int thread)
     int64_t end = hd_min_i64(job->y->shape[0], (item + 1) * job->item_rows);
     for (int64_t i = item * job->item_rows; i < end; i++) {
         float w = hd_get(hd_row(job->w, i), job->w->dtype, 0);
-        scale_row(hd_row(job->x, i), job->x->dtype, w, job->accum, hd_row(job->y, i), job->y->dtype, job->y->shape[1]);
+        HD_WITH_DTYPE(job->x->dtype, X, {
+            scale_row(hd_row(job->x, i), X, w, job->accum, hd_row(job->y, i), job->y->shape[1]);
+        });
     }
 }
 

@@ -29,10 +29,10 @@ static float block_sum_exp(const float *z, float max, int64_t n)
     hd_vf s[2] = {{0}, {0}};
     int64_t i = 0;
     for (; i + 2 * HD_LANES <= n; i += 2 * HD_LANES) {
-        for (int c = 0; c < 2; c++) { s[c] += hd_exp(*(const hd_vf_u *)(z + i + c * HD_LANES) - max); }
+        for (int c = 0; c < 2; c++) { s[c] += hd_exp_nonpositive(*(const hd_vf_u *)(z + i + c * HD_LANES) - max); }
     }
     for (; i < n; i += HD_LANES) {
-        s[0] += hd_clear_tail(hd_exp(hd_load(z, HD_DTYPE_F32, i, n) - max), i, n);
+        s[0] += hd_clear_tail(hd_exp_nonpositive(hd_load(z, HD_DTYPE_F32, i, n) - max), i, n);
     }
     return hd_sum_lanes(s[0] + s[1]);
 }
@@ -122,10 +122,9 @@ static hd_status xent_finish(hd_exec *ex, const hd_tensor *run_max, const hd_ten
 
 static void xent_gradient_row(const float *z, float lse, float factor, float *dz, int64_t n)
 {
-    HD_FOR_LANES(i, n)
-    {
-        hd_store(dz, HD_DTYPE_F32, i, n, hd_exp(hd_load(z, HD_DTYPE_F32, i, n) - lse) * factor);
-    }
+    HD_MAP_LANES(i, 0, n, {
+        hd_store(dz, HD_DTYPE_F32, i, n, hd_exp_nonpositive(hd_load(z, HD_DTYPE_F32, i, n) - lse) * factor);
+    });
 }
 
 static void xent_gradient_item(void *arg, int64_t item, int thread)

@@ -20,7 +20,8 @@
 
 typedef uint16_t hd_vh __attribute__((vector_size(HD_LANES * 2), may_alias));
 typedef uint16_t hd_vh_u __attribute__((vector_size(HD_LANES * 2), may_alias, aligned(2)));
-typedef double hd_vd __attribute__((vector_size(HD_LANES * 8), may_alias));
+typedef float hd_vf_half __attribute__((vector_size(HD_LANES * 2), may_alias));
+typedef double hd_vd __attribute__((vector_size(HD_LANES * 4), may_alias)); /* half the lanes of hd_vf */
 
 HD_INLINE hd_vf hd_splat(float x) { return x - (hd_vf){0}; }
 
@@ -28,6 +29,9 @@ HD_INLINE hd_vf hd_splat(float x) { return x - (hd_vf){0}; }
 
 HD_INLINE hd_vf hd_select(hd_vi mask, hd_vf yes, hd_vf no)
 {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    return (hd_vf)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)mask);
+#endif
     return (hd_vf)(((hd_vi)yes & mask) | ((hd_vi)no & ~mask));
 }
 
@@ -73,26 +77,106 @@ HD_INLINE hd_vf hd_clear_tail(hd_vf v, int64_t i, int64_t n)
     return i + HD_LANES <= n ? v : (hd_vf)((hd_vi)v & (hd_lane_index() < (int32_t)(n - i)));
 }
 
+/* Whether any lane of a mask is set. */
+HD_INLINE bool hd_any(hd_vi mask)
+{
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+    return _mm256_movemask_epi8((__m256i)mask) != 0;
+#elif defined(__SSE2__)
+    return _mm_movemask_epi8((__m128i)mask) != 0;
+#else
+    int32_t any = 0;
+    for (int l = 0; l < HD_LANES; l++) { any |= mask[l]; }
+    return any != 0;
+#endif
+}
+
+HD_INLINE hd_vf hd_vsqrt(hd_vf x)
+{
+#if defined(__AVX512F__)
+    return (hd_vf)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+    return (hd_vf)_mm256_sqrt_ps((__m256)x);
+#elif defined(__SSE2__)
+    return (hd_vf)_mm_sqrt_ps((__m128)x);
+#else
+    for (int l = 0; l < HD_LANES; l++) { x[l] = sqrtf(x[l]); }
+    return x;
+#endif
+}
+
 /* ---- bf16 ---- */
 
-HD_INLINE hd_vf hd_widen(hd_vh bits) { return (hd_vf)(__builtin_convertvector(bits, hd_vu) << 16); }
+HD_INLINE hd_vf hd_widen(hd_vh bits)
+{
+#if defined(__AVX512F__)
+    return (hd_vf)((hd_vu)_mm512_cvtepu16_epi32((__m256i)bits) << 16);
+#elif defined(__AVX2__)
+    return (hd_vf)((hd_vu)_mm256_cvtepu16_epi32((__m128i)bits) << 16);
+#else
+    return (hd_vf)(__builtin_convertvector(bits, hd_vu) << 16);
+#endif
+}
 
-/* Round to nearest, ties to even; NaN stays NaN (quiet). */
+/* Upper half: the bf16 nearest to x, ties to even; a NaN made quiet.  The lower half holds anything. */
+HD_INLINE hd_vu hd_round_bits(hd_vf x)
+{
+    hd_vu u = (hd_vu)x, rounded = u + 0x7FFFu + ((u >> 16) & 1u), quiet = u | 0x400000u;
+#if defined(__AVX512F__)
+    return (hd_vu)_mm512_mask_blend_epi32(_mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_UNORD_Q), (__m512i)rounded,
+                                          (__m512i)quiet);
+#elif defined(__AVX2__)
+    return (hd_vu)_mm256_blendv_ps((__m256)rounded, (__m256)quiet, _mm256_cmp_ps((__m256)x, (__m256)x, _CMP_UNORD_Q));
+#else
+    return (hd_vu)hd_select(x != x, (hd_vf)quiet, (hd_vf)rounded);
+#endif
+}
+
 HD_INLINE hd_vh hd_narrow(hd_vf x)
 {
-    hd_vu u = (hd_vu)x;
-    hd_vu rounded = (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;
-    hd_vu quiet = (u >> 16) | 0x40u;
-    hd_vi is_nan = x != x;
-    return __builtin_convertvector((rounded & ~(hd_vu)is_nan) | (quiet & (hd_vu)is_nan), hd_vh);
+    hd_vu high = hd_round_bits(x) >> 16;
+#if defined(__AVX512F__)
+    return (hd_vh)_mm512_cvtepi32_epi16((__m512i)high);
+#elif defined(__AVX2__)
+    __m256i v = (__m256i)high;
+    return (hd_vh)_mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+#else
+    return __builtin_convertvector(high, hd_vh);
+#endif
 }
 
 /* What a value becomes when stored as dtype (f32 or bf16) and read back. */
-HD_INLINE hd_vf hd_round_to(hd_vf x, hd_dtype dtype) { return dtype == HD_DTYPE_BF16 ? hd_widen(hd_narrow(x)) : x; }
+HD_INLINE hd_vf hd_round_to(hd_vf x, hd_dtype dtype)
+{
+    return dtype == HD_DTYPE_BF16 ? (hd_vf)(hd_round_bits(x) & 0xFFFF0000u) : x;
+}
 
 /* ---- rows of f32 or bf16 ---- */
 
 #define HD_FOR_LANES(i, n) for (int64_t i = 0; i < (n); i += HD_LANES)
+
+/* The same loop with its body twice: whole vectors, where the compiler drops the checks of hd_load and hd_store, and the
+ * rest.  For loops whose dtypes are constants. */
+#define HD_MAP_LANES(i, begin, n, ...)                                      \
+    do {                                                                    \
+        int64_t i = (begin);                                                \
+        for (; i + HD_LANES <= (n); i += HD_LANES) { __VA_ARGS__ }          \
+        if (i < (n)) { __VA_ARGS__ }                                        \
+    } while (0)
+
+/* Runs a statement with D the constant f32 or bf16, as dtype says. */
+#define HD_WITH_DTYPE(dtype, D, ...)                                        \
+    do {                                                                    \
+        if ((dtype) == HD_DTYPE_F32) {                                      \
+            const hd_dtype D = HD_DTYPE_F32;                                \
+            __VA_ARGS__                                                     \
+        } else {                                                            \
+            const hd_dtype D = HD_DTYPE_BF16;                               \
+            __VA_ARGS__                                                     \
+        }                                                                   \
+    } while (0)
 
 /* Lanes i .. i + HD_LANES of a row of n elements; zeros beyond its end. */
 HD_INLINE hd_vf hd_load(const void *row, hd_dtype dtype, int64_t i, int64_t n)
@@ -143,12 +227,20 @@ HD_INLINE float hd_sum_lanes(hd_vf v)
 
 HD_INLINE double hd_sum_lanes_f64(hd_vd v)
 {
-    double x[HD_LANES];
+    double x[HD_LANES / 2];
     memcpy(x, &v, sizeof x);
-    for (int half = HD_LANES / 2; half > 0; half /= 2) {
+    for (int half = HD_LANES / 4; half > 0; half /= 2) {
         for (int l = 0; l < half; l++) { x[l] += x[l + half]; }
     }
     return x[0];
+}
+
+/* Lanes 0 .. HD_LANES / 2 (which = 0) or the rest as f64. */
+HD_INLINE hd_vd hd_half_f64(hd_vf v, int which)
+{
+    hd_vf_half half[2];
+    memcpy(half, &v, sizeof half);
+    return __builtin_convertvector(half[which], hd_vd);
 }
 
 HD_INLINE float hd_max_lanes(hd_vf v)
@@ -201,7 +293,13 @@ HD_INLINE hd_vf hd_exp_nonpositive(hd_vf x)
     return scaled;
 }
 
-HD_INLINE hd_vf hd_sigmoid(hd_vf x) { return 1.0f / (1.0f + hd_exp(-x)); }
+/* 1 / (1 + e) for x >= 0, e / (1 + e) below, e = exp(-|x|): no overflow, and full precision far out on the left. */
+HD_INLINE hd_vf hd_sigmoid(hd_vf x)
+{
+    hd_vi sign = (hd_vi)hd_splat(-0.0f);
+    hd_vf e = hd_exp_nonpositive((hd_vf)((hd_vi)x | sign));
+    return hd_select(x < 0.0f, e, hd_splat(1.0f)) / (1.0f + e);
+}
 
 /* ---- rows of strided tensors ---- */
 

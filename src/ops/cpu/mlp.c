@@ -19,11 +19,10 @@ static void job_rows(const swiglu_job *job, int64_t item, int64_t *begin, int64_
 
 HD_INLINE void swiglu_row(const void *g, const void *u, hd_dtype dg, void *h, hd_dtype dh, int64_t n)
 {
-    HD_FOR_LANES(i, n)
-    {
+    HD_MAP_LANES(i, 0, n, {
         hd_vf x = hd_load(g, dg, i, n);
         hd_store(h, dh, i, n, x * hd_sigmoid(x) * hd_load(u, dg, i, n));
-    }
+    });
 }
 
 static void swiglu_item(void *arg, int64_t item, int thread)
@@ -35,13 +34,7 @@ static void swiglu_item(void *arg, int64_t item, int thread)
     for (int64_t r = begin; r < end; r++) {
         const void *g = hd_row(job->g, r), *u = hd_row(job->u, r);
         void *h = hd_row(job->h, r);
-        if (job->g->dtype == HD_DTYPE_F32 && job->h->dtype == HD_DTYPE_F32) {
-            swiglu_row(g, u, HD_DTYPE_F32, h, HD_DTYPE_F32, n);
-        } else if (job->g->dtype == HD_DTYPE_F32) {
-            swiglu_row(g, u, HD_DTYPE_F32, h, job->h->dtype, n);
-        } else {
-            swiglu_row(g, u, HD_DTYPE_BF16, h, job->h->dtype, n);
-        }
+        HD_WITH_DTYPE(job->g->dtype, G, HD_WITH_DTYPE(job->h->dtype, H, swiglu_row(g, u, G, h, H, n);););
     }
 }
 
@@ -68,13 +61,12 @@ HD_INLINE void swiglu_gradient(hd_vf dh, hd_vf g, hd_vf u, hd_vf *dg, hd_vf *du,
 HD_INLINE void swiglu_gradient_row(const void *dh, hd_dtype dh_type, const void *g, const void *u, hd_dtype dtype,
                                    void *dg, void *du, int64_t n)
 {
-    HD_FOR_LANES(i, n)
-    {
+    HD_MAP_LANES(i, 0, n, {
         hd_vf a, b, h;
         swiglu_gradient(hd_load(dh, dh_type, i, n), hd_load(g, dtype, i, n), hd_load(u, dtype, i, n), &a, &b, &h);
         hd_store(dg, dtype, i, n, a);
         hd_store(du, dtype, i, n, b);
-    }
+    });
 }
 
 static void swiglu_gradient_item(void *arg, int64_t item, int thread)
@@ -86,11 +78,8 @@ static void swiglu_gradient_item(void *arg, int64_t item, int thread)
     for (int64_t r = begin; r < end; r++) {
         const void *dh = hd_row(job->dh, r), *g = hd_row(job->g, r), *u = hd_row(job->u, r);
         void *dg = hd_row(job->dg, r), *du = hd_row(job->du, r);
-        if (job->g->dtype == HD_DTYPE_F32) {
-            swiglu_gradient_row(dh, job->dh->dtype, g, u, HD_DTYPE_F32, dg, du, n);
-        } else {
-            swiglu_gradient_row(dh, job->dh->dtype, g, u, HD_DTYPE_BF16, dg, du, n);
-        }
+        HD_WITH_DTYPE(job->dh->dtype, H,
+                      HD_WITH_DTYPE(job->g->dtype, G, swiglu_gradient_row(dh, H, g, u, G, dg, du, n);););
     }
 }
 
@@ -110,15 +99,14 @@ HD_INLINE float moe_gradient_row(const void *q, hd_dtype q_type, const void *g, 
                                  void *dg, void *du, void *hw, hd_dtype hw_type, int64_t n)
 {
     hd_vf dot = {0};
-    HD_FOR_LANES(i, n)
-    {
+    HD_MAP_LANES(i, 0, n, {
         hd_vf a, b, h, grad = hd_load(q, q_type, i, n);
         swiglu_gradient(grad * w, hd_load(g, dtype, i, n), hd_load(u, dtype, i, n), &a, &b, &h);
         dot += grad * h;
         hd_store(dg, dtype, i, n, a);
         hd_store(du, dtype, i, n, b);
         hd_store(hw, hw_type, i, n, h * w);
-    }
+    });
     return hd_sum_lanes(dot);
 }
 
@@ -131,13 +119,10 @@ static void moe_gradient_item(void *arg, int64_t item, int thread)
     for (int64_t r = begin; r < end; r++) {
         const void *q = hd_row(job->q, r), *g = hd_row(job->g, r), *u = hd_row(job->u, r);
         void *dg = hd_row(job->dg, r), *du = hd_row(job->du, r), *hw = hd_row(job->hw, r);
-        float w = *(const float *)hd_row(job->w, r), dot;
-        if (job->g->dtype == HD_DTYPE_F32) {
-            dot = moe_gradient_row(q, job->q->dtype, g, u, HD_DTYPE_F32, w, dg, du, hw, job->hw->dtype, n);
-        } else {
-            dot = moe_gradient_row(q, job->q->dtype, g, u, HD_DTYPE_BF16, w, dg, du, hw, job->hw->dtype, n);
-        }
-        *(float *)hd_row(job->dw, r) = dot;
+        float w = *(const float *)hd_row(job->w, r), *dot = hd_row(job->dw, r);
+        HD_WITH_DTYPE(job->g->dtype, G, HD_WITH_DTYPE(job->q->dtype, Q, HD_WITH_DTYPE(job->hw->dtype, H, {
+            *dot = moe_gradient_row(q, Q, g, u, G, w, dg, du, hw, H, n);
+        });););
     }
 }
 

@@ -30,6 +30,19 @@ static void top_insert(top_list *top, float value, int32_t index)
     top->index[at] = index;
 }
 
+/* Inserts n values.  Whole vectors without a candidate are passed over: after the first few, almost all. */
+static void top_insert_all(top_list *top, const float *value, int32_t first_index, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += HD_LANES) {
+        int64_t end = hd_min_i64(n, i + HD_LANES);
+        if (top->n == top->capacity && end == i + HD_LANES) {
+            hd_vf v = *(const hd_vf_u *)(value + i);
+            if (!hd_any((v > top->value[top->n - 1]) | (v != v))) { continue; }
+        }
+        for (int64_t j = i; j < end; j++) { top_insert(top, value[j], first_index + (int32_t)j); }
+    }
+}
+
 static void softmax_row(const float *z, float *p, int64_t n)
 {
     float max = -INFINITY;
@@ -54,20 +67,39 @@ static void score_row(hd_score_func func, const float *z, float *s, int64_t n)
     HD_FOR_LANES(i, n) { hd_store(s, HD_DTYPE_F32, i, n, hd_sigmoid(hd_load(z, HD_DTYPE_F32, i, n))); }
 }
 
+/* Leaves the two largest of all lanes of first and second in lane 0: lanes meet at distances LANES / 2, ..., 1. */
+HD_INLINE void fold_largest_two(hd_vf *first, hd_vf *second)
+{
+#pragma GCC unroll 4
+    for (int d = HD_LANES / 2; d >= 1; d /= 2) {
+        hd_vi partner = hd_lane_index() ^ d;
+        hd_vf f = __builtin_shuffle(*first, partner), s = __builtin_shuffle(*second, partner);
+        *second = hd_vmax(hd_vmin(*first, f), hd_vmax(*second, s));
+        *first = hd_vmax(*first, f);
+    }
+}
+
 /* The rank of a group: its largest value, or the sum of its two largest. */
 static float group_rank(hd_group_rule rule, const float *value, int64_t n)
 {
-    float first = -INFINITY, second = -INFINITY;
-    for (int64_t i = 0; i < n; i++) {
-        float v = value[i] != value[i] ? INFINITY : value[i];
-        if (v > first) {
-            second = first;
-            first = v;
-        } else if (v > second) {
-            second = v;
-        }
+    float best[2];
+    int32_t index[2];
+    top_list top = {.capacity = hd_min_i64(2, n), .value = best, .index = index};
+    hd_vf first = hd_splat(-INFINITY), second = first; /* the two largest of each lane */
+    int64_t i = 0;
+    for (; i + HD_LANES <= n; i += HD_LANES) {
+        hd_vf v = *(const hd_vf_u *)(value + i);
+        v = hd_select(v != v, hd_splat(INFINITY), v);
+        second = hd_vmax(hd_vmin(v, first), second);
+        first = hd_vmax(v, first);
     }
-    return rule == HD_GROUP_TOP2_SUM && n > 1 ? first + second : first;
+    if (i > 0) {
+        fold_largest_two(&first, &second);
+        top_insert(&top, first[0], 0);
+        top_insert(&top, second[0], 0);
+    }
+    for (; i < n; i++) { top_insert(&top, value[i], 0); }
+    return rule == HD_GROUP_TOP2_SUM && n > 1 ? best[0] + best[1] : best[0];
 }
 
 enum { MAX_CHOICES = 512 }; /* groups or experts per token in one list */
@@ -98,7 +130,7 @@ static void choose_experts(const router_job *job, const float *scores, float *se
     for (int64_t e = 0; e < n_expert; e++) { selection[e] = bias == NULL ? scores[e] : scores[e] + bias[e]; }
     if (spec->group_rule != HD_GROUP_NONE && spec->n_group > 1) { mask_groups(spec, selection, n_expert); }
     top_list top = {.capacity = spec->top_k, .value = value, .index = ids};
-    for (int64_t e = 0; e < n_expert; e++) { top_insert(&top, selection[e], (int32_t)e); }
+    top_insert_all(&top, selection, 0, n_expert);
 }
 
 static void weigh_experts(const hd_router_spec *spec, const float *scores, const int32_t *ids, float *weights)
@@ -324,17 +356,16 @@ HD_INLINE void combine_row(const move_job *job, const int32_t *rows, const float
 {
     int64_t n = job->y->shape[1];
     void *y = hd_row(job->y, token);
-    HD_FOR_LANES(i, n)
-    {
+    HD_MAP_LANES(i, 0, n, {
         hd_vf sum = {0};
         for (int64_t j = 0; j < job->top_k; j++) {
             if (rows[j] < 0) { continue; }
             hd_vf x = hd_load(hd_row(job->x, rows[j]), dtype, i, n);
             sum += x * (weights == NULL ? 1.0f : weights[j]);
         }
-        if (job->accum == HD_ADD) { sum += hd_load(y, job->y->dtype, i, n); }
-        hd_store(y, job->y->dtype, i, n, sum);
-    }
+        if (job->accum == HD_ADD) { sum += hd_load(y, dtype, i, n); }
+        hd_store(y, dtype, i, n, sum);
+    });
 }
 
 static void combine_item(void *arg, int64_t item, int thread)
@@ -345,11 +376,7 @@ static void combine_item(void *arg, int64_t item, int thread)
     for (int64_t t = item * job->item_rows; t < end; t++) {
         const int32_t *rows = hd_row(job->row_of, t);
         const float *weights = job->weights == NULL ? NULL : hd_row(job->weights, t);
-        if (job->x->dtype == HD_DTYPE_F32) {
-            combine_row(job, rows, weights, t, HD_DTYPE_F32);
-        } else {
-            combine_row(job, rows, weights, t, HD_DTYPE_BF16);
-        }
+        HD_WITH_DTYPE(job->x->dtype, X, combine_row(job, rows, weights, t, X););
     }
 }
 

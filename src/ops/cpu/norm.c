@@ -34,22 +34,21 @@ HD_INLINE float sum_squares(const void *x, hd_dtype dtype, int64_t n)
 
 HD_INLINE void norm_row(const void *x, hd_dtype dx, const void *w, hd_dtype dw, float rstd, void *y, int64_t n)
 {
-    HD_FOR_LANES(i, n)
-    {
+    HD_MAP_LANES(i, 0, n, {
         hd_vf normed = hd_round_to(hd_load(x, dx, i, n) * rstd, dx);
         hd_store(y, dx, i, n, normed * hd_load(w, dw, i, n));
-    }
+    });
 }
 
-HD_INLINE void norm_rows_as(const norm_job *job, int64_t begin, int64_t end, hd_dtype dtype)
+HD_INLINE void norm_rows_as(const norm_job *job, int64_t begin, int64_t end, hd_dtype dtype, hd_dtype w_dtype)
 {
     int64_t n = job->x->shape[1];
-    const hd_tensor *w = &job->w->value;
+    const void *w = job->w->value.data;
     for (int64_t r = begin; r < end; r++) {
         const void *x = hd_row(job->x, r);
         float rstd = (float)(1.0 / sqrt((double)sum_squares(x, dtype, n) / (double)n + job->eps));
         if (job->rstd != NULL) { *(float *)hd_row(job->rstd, r) = rstd; }
-        norm_row(x, dtype, w->data, w->dtype, rstd, hd_row(job->y, r), n);
+        norm_row(x, dtype, w, w_dtype, rstd, hd_row(job->y, r), n);
     }
 }
 
@@ -58,11 +57,7 @@ static void norm_item(void *arg, int64_t item, int thread)
     (void)thread;
     const norm_job *job = arg;
     int64_t begin = item * job->item_rows, end = hd_min_i64(job->x->shape[0], begin + job->item_rows);
-    if (job->x->dtype == HD_DTYPE_F32) {
-        norm_rows_as(job, begin, end, HD_DTYPE_F32);
-    } else {
-        norm_rows_as(job, begin, end, HD_DTYPE_BF16);
-    }
+    HD_WITH_DTYPE(job->x->dtype, X, HD_WITH_DTYPE(job->w->value.dtype, W, norm_rows_as(job, begin, end, X, W);););
 }
 
 /* Reads x, writes y: 8 bytes (f32) or 4 (bf16) an element; the second look at a row comes from L1 or L2. */
@@ -77,41 +72,40 @@ static hd_status rmsnorm_fwd(hd_exec *ex, const hd_tensor *x, const hd_weight *w
 }
 
 /* sum of dy w x, and dw_partial += dy x rstd on the way (dw may be NULL). */
-HD_INLINE float norm_gradient_sums(const void *dy, const void *x, hd_dtype dtype, const void *w, hd_dtype dw_dtype,
+HD_INLINE float norm_gradient_sums(const void *dy, const void *x, hd_dtype dtype, const void *w, hd_dtype w_dtype,
                                    float rstd, float *dw, int64_t n)
 {
     hd_vf sum = {0};
-    HD_FOR_LANES(i, n)
-    {
+    HD_MAP_LANES(i, 0, n, {
         hd_vf p = hd_load(dy, dtype, i, n) * hd_load(x, dtype, i, n);
-        sum += p * hd_load(w, dw_dtype, i, n);
+        sum += p * hd_load(w, w_dtype, i, n);
         if (dw != NULL) { hd_store(dw, HD_DTYPE_F32, i, n, hd_load(dw, HD_DTYPE_F32, i, n) + p * rstd); }
-    }
+    });
     return hd_sum_lanes(sum);
 }
 
 HD_INLINE void norm_gradient_row(const void *dy, const void *x, hd_dtype dtype, const void *w, hd_dtype w_dtype,
-                                 float rstd, float x_factor, hd_accum accum, void *dx, hd_dtype dx_dtype, int64_t n)
+                                 float rstd, float x_factor, hd_accum accum, void *dx, int64_t n)
 {
-    HD_FOR_LANES(i, n)
-    {
+    HD_MAP_LANES(i, 0, n, {
         hd_vf g = hd_load(dy, dtype, i, n) * hd_load(w, w_dtype, i, n);
         hd_vf d = g * rstd - hd_load(x, dtype, i, n) * x_factor;
-        if (accum == HD_ADD) { d += hd_load(dx, dx_dtype, i, n); }
-        hd_store(dx, dx_dtype, i, n, d);
-    }
+        if (accum == HD_ADD) { d += hd_load(dx, dtype, i, n); }
+        hd_store(dx, dtype, i, n, d);
+    });
 }
 
-HD_INLINE void norm_gradient_rows_as(const norm_job *job, int64_t begin, int64_t end, float *dw, hd_dtype dtype)
+HD_INLINE void norm_gradient_rows_as(const norm_job *job, int64_t begin, int64_t end, float *dw, hd_dtype dtype,
+                                     hd_dtype w_dtype)
 {
     int64_t n = job->x->shape[1];
-    const hd_tensor *w = &job->w->value;
+    const void *w = job->w->value.data;
     for (int64_t r = begin; r < end; r++) {
         const void *dy = hd_row(job->dy, r), *x = hd_row(job->x, r);
         float rstd = *(const float *)hd_row(job->rstd, r);
-        float sum = norm_gradient_sums(dy, x, dtype, w->data, w->dtype, rstd, dw, n);
+        float sum = norm_gradient_sums(dy, x, dtype, w, w_dtype, rstd, dw, n);
         float x_factor = rstd * rstd * rstd * (sum / (float)n);
-        norm_gradient_row(dy, x, dtype, w->data, w->dtype, rstd, x_factor, job->dx_accum, hd_row(job->dx, r), dtype, n);
+        norm_gradient_row(dy, x, dtype, w, w_dtype, rstd, x_factor, job->dx_accum, hd_row(job->dx, r), n);
     }
 }
 
@@ -123,11 +117,8 @@ static void norm_gradient_chunk(void *arg, int64_t chunk, int thread)
     int64_t end = hd_min_i64(job->x->shape[0], begin + job->item_rows);
     float *dw = job->dw_partial == NULL ? NULL : job->dw_partial + chunk * n;
     if (dw != NULL) { memset(dw, 0, (size_t)n * sizeof *dw); }
-    if (job->x->dtype == HD_DTYPE_F32) {
-        norm_gradient_rows_as(job, begin, end, dw, HD_DTYPE_F32);
-    } else {
-        norm_gradient_rows_as(job, begin, end, dw, HD_DTYPE_BF16);
-    }
+    HD_WITH_DTYPE(job->x->dtype, X,
+                  HD_WITH_DTYPE(job->w->value.dtype, W, norm_gradient_rows_as(job, begin, end, dw, X, W);););
 }
 
 enum { DW_COLUMNS = 1024 };
@@ -193,16 +184,28 @@ HD_INLINE hd_vi lane_pattern(int even, int odd)
 }
 
 /* (x0, x1) -> (x0 cos - x1 sin, x0 sin + x1 cos) for each pair; cs holds (cos, sin) per pair. */
-static void rotate_row(void *x, hd_dtype dtype, const float *cs, float sign, int64_t n)
+HD_INLINE void rotate_row(void *x, hd_dtype dtype, const float *cs, float sign, int64_t n)
 {
     const hd_vi swap = lane_pattern(1, 0), first = lane_pattern(0, 0), second = lane_pattern(1, 1);
     hd_vf signs;
     for (int l = 0; l < HD_LANES; l++) { signs[l] = (l & 1) ? sign : -sign; }
-    HD_FOR_LANES(i, n)
-    {
+    HD_MAP_LANES(i, 0, n, {
         hd_vf v = hd_load(x, dtype, i, n), t = hd_load(cs, HD_DTYPE_F32, i, n);
         hd_vf cosine = __builtin_shuffle(t, first), sine = __builtin_shuffle(t, second) * signs;
         hd_store(x, dtype, i, n, v * cosine + __builtin_shuffle(v, swap) * sine);
+    });
+}
+
+/* All heads of a token.  The rows lie a head apart, where the hardware does not look ahead. */
+HD_INLINE void rotate_token(const rope_job *job, int64_t i, const float *cs, hd_dtype dtype)
+{
+    enum { AHEAD = 4 };
+    const hd_tensor *x = job->x;
+    int64_t n_heads = x->shape[1], n = x->shape[2];
+    for (int64_t h = 0; h < n_heads; h++) {
+        const char *later = hd_at(x, i * x->stride[0] + (h + AHEAD) * x->stride[1]);
+        for (int64_t at = 0; at < n * (dtype == HD_DTYPE_F32 ? 4 : 2); at += 64) { __builtin_prefetch(later + at, 1); }
+        rotate_row(hd_at(x, i * x->stride[0] + h * x->stride[1]), dtype, cs, job->sign, n);
     }
 }
 
@@ -215,9 +218,7 @@ static void rope_item(void *arg, int64_t item, int thread)
     for (int64_t i = begin; i < end; i++) {
         int64_t position = *(const int32_t *)hd_row(job->positions, i);
         const float *cs = hd_row(job->table, position);
-        for (int64_t h = 0; h < x->shape[1]; h++) {
-            rotate_row(hd_at(x, i * x->stride[0] + h * x->stride[1]), x->dtype, cs, job->sign, x->shape[2]);
-        }
+        HD_WITH_DTYPE(x->dtype, X, rotate_token(job, i, cs, X););
     }
 }
 

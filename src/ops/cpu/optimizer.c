@@ -12,22 +12,24 @@ typedef struct step_job {
 
 /* ---- sum of squares ---- */
 
-/* Squares in f64: a vector of f32 becomes two halves of f64. */
+/* Squares in f64, four chains. */
+HD_INLINE void add_squares(hd_vf v, hd_vd sum[2])
+{
+    hd_vd low = hd_half_f64(v, 0), high = hd_half_f64(v, 1);
+    sum[0] += low * low;
+    sum[1] += high * high;
+}
+
 HD_INLINE double span_sum_squares(const void *x, hd_dtype dtype, int64_t begin, int64_t end)
 {
-    hd_vd s[2] = {{0}, {0}};
+    hd_vd a[2] = {{0}, {0}}, b[2] = {{0}, {0}};
     int64_t i = begin;
     for (; i + 2 * HD_LANES <= end; i += 2 * HD_LANES) {
-        for (int c = 0; c < 2; c++) {
-            hd_vd v = __builtin_convertvector(hd_load(x, dtype, i + c * HD_LANES, end), hd_vd);
-            s[c] += v * v;
-        }
+        add_squares(hd_load(x, dtype, i, end), a);
+        add_squares(hd_load(x, dtype, i + HD_LANES, end), b);
     }
-    for (; i < end; i += HD_LANES) {
-        hd_vd v = __builtin_convertvector(hd_load(x, dtype, i, end), hd_vd);
-        s[0] += v * v;
-    }
-    return hd_sum_lanes_f64(s[0] + s[1]);
+    for (; i < end; i += HD_LANES) { add_squares(hd_load(x, dtype, i, end), a); }
+    return hd_sum_lanes_f64((a[0] + b[0]) + (a[1] + b[1]));
 }
 
 static void sumsq_item(void *arg, int64_t item, int thread)
@@ -107,26 +109,32 @@ static hd_status step_gate(hd_exec *ex, const hd_gate_spec *spec, const hd_tenso
 
 /* ---- AdamW ---- */
 
-HD_INLINE hd_vf vector_sqrt(hd_vf x)
+/* Four streams that cross their pages at the same moment: too many for the hardware to look ahead alone. */
+HD_INLINE void adamw_prefetch(const float *grad, const float *master, const void *mu, hd_dtype mu_dtype, const float *nu,
+                              int64_t i)
 {
-    for (int l = 0; l < HD_LANES; l++) { x[l] = sqrtf(x[l]); }
-    return x;
+    enum { AHEAD = 256 };
+    __builtin_prefetch(grad + i + AHEAD);
+    __builtin_prefetch(master + i + AHEAD, 1);
+    __builtin_prefetch((const char *)mu + (i + AHEAD) * (mu_dtype == HD_DTYPE_F32 ? 4 : 2), 1);
+    __builtin_prefetch(nu + i + AHEAD, 1);
 }
 
 HD_INLINE void adamw_span(const step_job *job, const float *grad, float *master, void *mu, hd_dtype mu_dtype, float *nu,
                           void *value, hd_dtype value_dtype, int64_t begin, int64_t end)
 {
-    for (int64_t i = begin; i < end; i += HD_LANES) {
+    HD_MAP_LANES(i, begin, end, {
+        if (i % 16 == 0) { adamw_prefetch(grad, master, mu, mu_dtype, nu, i); }
         hd_vf g = hd_load(grad, HD_DTYPE_F32, i, end) * job->clip, p = hd_load(master, HD_DTYPE_F32, i, end);
         hd_vf m = hd_load(mu, mu_dtype, i, end) * job->beta1 + g * job->one_minus_beta1;
         hd_vf v = hd_load(nu, HD_DTYPE_F32, i, end) * job->beta2 + g * g * job->one_minus_beta2;
-        hd_vf denominator = vector_sqrt(v * job->inverse_bias2 + job->eps_root) + job->eps;
+        hd_vf denominator = hd_vsqrt(v * job->inverse_bias2 + job->eps_root) + job->eps;
         p -= job->lr * (m * job->inverse_bias1 / denominator + job->decay * p);
         hd_store(mu, mu_dtype, i, end, m);
         hd_store(nu, HD_DTYPE_F32, i, end, v);
         hd_store(master, HD_DTYPE_F32, i, end, p);
         if (value != NULL) { hd_store(value, value_dtype, i, end, p); }
-    }
+    });
 }
 
 static void adamw_item(void *arg, int64_t item, int thread)
@@ -140,11 +148,9 @@ static void adamw_item(void *arg, int64_t item, int thread)
         void *mu = hd_split_row(&job->split, job->mu, r);
         void *value = job->value == NULL ? NULL : hd_split_row(&job->split, job->value, r);
         hd_dtype value_dtype = job->value == NULL ? HD_DTYPE_F32 : job->value->dtype;
-        if (job->mu->dtype == HD_DTYPE_F32) {
-            adamw_span(job, grad, master, mu, HD_DTYPE_F32, nu, value, value_dtype, at.column_begin, at.column_end);
-        } else {
-            adamw_span(job, grad, master, mu, HD_DTYPE_BF16, nu, value, value_dtype, at.column_begin, at.column_end);
-        }
+        HD_WITH_DTYPE(job->mu->dtype, M, HD_WITH_DTYPE(value_dtype, V, {
+            adamw_span(job, grad, master, mu, M, nu, value, V, at.column_begin, at.column_end);
+        }););
     }
 }
 
