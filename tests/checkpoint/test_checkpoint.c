@@ -49,7 +49,7 @@ static void several_blocks(void **state)
 {
     for (int narrow = 0; narrow < 2; narrow++) {
         rig g;
-        char name[16];
+        char name[32];
         hd_dims dims = small_dims();
         hd_dtype weights = narrow ? HD_DTYPE_BF16 : HD_DTYPE_F32;
         (void)snprintf(name, sizeof name, "blocks%d", narrow);
@@ -252,7 +252,7 @@ static void parameters_convert(void **state)
     const hd_dtype dtypes[] = {HD_DTYPE_F32, HD_DTYPE_BF16};
     for (int from = 0; from < 2; from++) {
         rig g;
-        char name[16];
+        char name[32];
         (void)snprintf(name, sizeof name, "run%d", from);
         const char *dir = hd_temp_path(*state, name);
         rig_open(&g, dtypes[from]);
