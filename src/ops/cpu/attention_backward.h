@@ -81,6 +81,17 @@ static void at_gradient_strip(const at_backward_work *w, int64_t s, int64_t n_ke
     }
 }
 
+/* Whether masked pairs of the tile meet operands that are not finite. */
+static bool at_backward_hazard(const at_job *job, const at_backward_work *w, const at_tile *tile)
+{
+    return at_tile_is_masked(tile) && !(at_is_finite(w->k, job->ld_k, tile->n_k, job->dim_k) &&
+                                        at_is_finite(w->v, job->ld_v, tile->n_k, job->dim_v) &&
+                                        at_is_finite(w->q_rows, job->ld_k, tile->n_q, job->dim_k) &&
+                                        at_is_finite(w->do_rows, job->ld_v, tile->n_q, job->dim_v) &&
+                                        at_is_finite(w->lse, tile->n_q, 1, tile->n_q) &&
+                                        at_is_finite(w->delta, tile->n_q, 1, tile->n_q));
+}
+
 static int64_t at_active_strips(const at_tile *tile) { return hd_ceil_div(tile->n_q, AT_NR); }
 
 /* P and dS of the tile; with_dq: and the tile's part of dQ. */
@@ -98,10 +109,15 @@ static void at_backward_scores(const at_job *job, const at_backward_work *w, con
                          .n_runs = 1, .c = w->dq + s * at_strip_len(job->dim_k), .ldc = AT_NR,
                          .mode = first ? AT_SET : AT_ADD};
         at_multiply_rows(&scores);
-        at_mask_strip(tile, s, n_keys, p);
+        at_mask_strip(tile, s, n_keys, -INFINITY, p);
         at_multiply_rows(&dp);
         at_gradient_strip(w, s, n_keys, p, ds);
-        if (with_dq) { at_multiply_columns(&dq); }
+        if (!with_dq) { continue; }
+        if (tile->hazard && !at_strip_is_whole(tile, s, n_keys)) {
+            at_multiply_seen_columns(tile, s, &dq);
+        } else {
+            at_multiply_columns(&dq);
+        }
     }
 }
 
@@ -116,7 +132,11 @@ static void at_add_products(const at_tile *tile, const float *a, const float *ro
             at_product t = {.a = a + (s * AT_KEYS + begin) * AT_NR, .lda = AT_NR, .a_run = AT_KEYS * AT_NR, .m = end - begin,
                             .b = rows + s * AT_NR * ld + column, .ldb = ld, .run_len = AT_NR, .n_runs = n_strips - s,
                             .c = sums + begin * ld + column, .ldc = ld, .mode = AT_ADD};
-            at_multiply_strips(&t);
+            if (tile->hazard) {
+                at_multiply_seen_strips(tile, s, begin, &t);
+            } else {
+                at_multiply_strips(&t);
+            }
         }
         begin = hd_max_i64(begin, end);
     }
@@ -156,6 +176,7 @@ static void at_backward_queries(const at_job *job, at_pair pair, const at_backwa
         if (!at_tile_keys(job, pair, k0, &tile)) { continue; }
         at_load_keys(job, pair, tile.first_row + k0, tile.n_k, w->k);
         at_load_values(job, pair, tile.first_row + k0, tile.n_k, w->v);
+        tile.hazard = at_backward_hazard(job, w, &tile);
         at_backward_scores(job, w, &tile, true, first);
         first = false;
         if (dk == NULL) { continue; }
@@ -211,6 +232,7 @@ static void at_backward_key_item(void *arg, int64_t item, int thread)
         at_tile_queries(job, pair, q0, &tile);
         if (!at_tile_keys(job, pair, k0, &tile)) { continue; }
         at_backward_start(job, pair, &w, &tile);
+        tile.hazard = at_backward_hazard(job, &w, &tile);
         at_backward_scores(job, &w, &tile, false, false);
         at_add_products(&tile, w.p, w.do_rows, w.dv, job->ld_v, job->dim_v);
         at_add_products(&tile, w.ds, w.q_rows, w.dk, job->ld_k, job->dim_k);

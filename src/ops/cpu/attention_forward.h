@@ -84,9 +84,13 @@ static void at_forward_tile(const at_job *job, const at_forward_work *w, const a
                              .run_len = n_keys, .n_runs = 1, .c = w->o + s * at_strip_len(job->dim_v), .ldc = AT_NR,
                              .mode = first ? AT_SET : AT_SCALE, .scale = w->rescale + s * AT_NR};
         at_multiply_rows(&scores);
-        at_mask_strip(tile, s, n_keys, w->scores);
+        at_mask_strip(tile, s, n_keys, -INFINITY, w->scores);
         at_softmax_strip(w, s, n_keys);
-        at_multiply_columns(&output);
+        if (tile->hazard && !at_strip_is_whole(tile, s, n_keys)) {
+            at_multiply_seen_columns(tile, s, &output);
+        } else {
+            at_multiply_columns(&output);
+        }
     }
 }
 
@@ -126,6 +130,7 @@ static void at_forward_item(void *arg, int64_t item, int thread)
         if (!at_tile_keys(job, pair, k0, &tile)) { continue; }
         at_load_keys(job, pair, tile.first_row + k0, tile.n_k, w.k);
         at_load_values(job, pair, tile.first_row + k0, tile.n_k, w.v);
+        tile.hazard = at_tile_is_masked(&tile) && !at_is_finite(w.v, job->ld_v, tile.n_k, job->dim_v);
         at_forward_tile(job, &w, &tile, first);
         first = false;
     }

@@ -132,6 +132,7 @@ static inline void at_strips_to_rows(const at_job *job, const float *strips, int
 typedef struct at_tile {
     int64_t first_row, q0, n_q, k0, n_k;
     bool mixed_segments; /* some pair of the tile lies in two segments */
+    bool hazard;         /* some pair is masked and some operand is not finite: 0 * NaN must not reach the row */
     int32_t query_segment[AT_MAX_QUERIES], key_segment[AT_KEYS];
 } at_tile;
 
@@ -175,21 +176,83 @@ static inline int64_t at_strip_keys(const at_tile *tile, int64_t s)
     return hd_max_i64(0, hd_min_i64(tile->n_k, last - tile->k0 + 1));
 }
 
-/* Sets the scores (n_keys, AT_NR) of pairs that do not see each other to -inf. */
-static inline void at_mask_strip(const at_tile *tile, int64_t s, int64_t n_keys, float *scores)
+/* Whether all queries of strip s see its first n_keys keys. */
+static inline bool at_strip_is_whole(const at_tile *tile, int64_t s, int64_t n_keys)
 {
-    int64_t first = tile->q0 + s * AT_NR;
-    if (!tile->mixed_segments && tile->k0 + n_keys - 1 <= first) { return; }
+    return !tile->mixed_segments && tile->k0 + n_keys - 1 <= tile->q0 + s * AT_NR;
+}
+
+/* Which queries of half a strip see key j. */
+HD_INLINE hd_vi at_seen(const at_tile *tile, int64_t s, int half, int64_t j)
+{
+    int64_t first = s * AT_NR + half * HD_LANES;
+    hd_vi segment;
+    memcpy(&segment, tile->query_segment + first, sizeof segment);
+    return (segment == tile->key_segment[j]) & (hd_lane_index() >= (int32_t)(tile->k0 + j - tile->q0 - first));
+}
+
+/* Sets the scores (n_keys, AT_NR) of pairs that do not see each other to `masked`. */
+static inline void at_mask_strip(const at_tile *tile, int64_t s, int64_t n_keys, float masked, float *scores)
+{
+    if (at_strip_is_whole(tile, s, n_keys)) { return; }
     for (int64_t j = 0; j < n_keys; j++) {
         for (int half = 0; half < 2; half++) {
-            const int32_t *segment = tile->query_segment + s * AT_NR + half * HD_LANES;
-            hd_vi seen = hd_lane_index() >= (int32_t)(tile->k0 + j - first - half * HD_LANES);
-            hd_vi same;
-            memcpy(&same, segment, sizeof same);
-            seen &= same == tile->key_segment[j];
             hd_vf_u *at = (hd_vf_u *)(scores + j * AT_NR + half * HD_LANES);
-            *at = hd_select(seen, *at, hd_splat(-INFINITY));
+            *at = hd_select(at_seen(tile, s, half, j), *at, hd_splat(masked));
         }
+    }
+}
+
+static inline bool at_tile_is_masked(const at_tile *tile)
+{
+    return tile->mixed_segments || tile->k0 + tile->n_k - 1 > tile->q0;
+}
+
+/* ---- tiles with masks and values that are not finite: rare, slow, and exact for the rows that see none of them ---- */
+
+static inline bool at_is_finite(const float *x, int64_t ld, int64_t rows, int64_t width)
+{
+    hd_vf zero = {0};
+    for (int64_t i = 0; i < rows; i++) {
+        HD_FOR_LANES(c, width) { zero += hd_load(x + i * ld, HD_DTYPE_F32, c, width) * 0.0f; }
+    }
+    return hd_sum_lanes(zero) == 0.0f;
+}
+
+/* at_multiply_columns over the keys that each query of strip s sees. */
+static inline void at_multiply_seen_columns(const at_tile *tile, int64_t s, const at_product *t)
+{
+    for (int64_t r = 0; r < t->m; r++) {
+        for (int half = 0; half < 2; half++) {
+            hd_vf acc = {0};
+            hd_vf_u *c = (hd_vf_u *)(t->c + r * t->ldc + half * HD_LANES);
+            for (int64_t j = 0; j < t->run_len; j++) {
+                hd_vf term = acc + t->a[j * t->lda + r] * *(const hd_vf_u *)(t->b + j * t->ldb + half * HD_LANES);
+                acc = hd_select(at_seen(tile, s, half, j), term, acc);
+            }
+            if (t->mode == AT_ADD) { acc += *c; }
+            if (t->mode == AT_SCALE) { acc += *c * *(const hd_vf_u *)(t->scale + half * HD_LANES); }
+            *c = acc;
+        }
+    }
+}
+
+/* at_multiply_strips over the queries that see each key; the first key of t is number `key` of the tile, the first query
+ * that of strip s. */
+static inline void at_multiply_seen_strips(const at_tile *tile, int64_t s, int64_t key, const at_product *t)
+{
+    for (int64_t j = 0; j < t->m; j++) {
+        hd_vf acc[2] = {{0}, {0}};
+        hd_vf_u *c = (hd_vf_u *)(t->c + j * t->ldc);
+        for (int64_t i = 0; i < t->n_runs * AT_NR; i++) {
+            int64_t query = s * AT_NR + i;
+            bool sees = tile->k0 + key + j <= tile->q0 + query && tile->query_segment[query] == tile->key_segment[key + j];
+            const hd_vf_u *row = (const hd_vf_u *)(t->b + i * t->ldb);
+            float p = t->a[i / AT_NR * t->a_run + j * AT_NR + i % AT_NR];
+            for (int half = 0; sees && half < 2; half++) { acc[half] += p * row[half]; }
+        }
+        c[0] += acc[0];
+        c[1] += acc[1];
     }
 }
 
