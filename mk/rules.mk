@@ -18,10 +18,11 @@ $(REF_OBJ) $(SUPPORT_OBJ) $(TEST_OBJ) $(BENCH_OBJ) $(FUZZ_OBJ): $(B)/%.o: %.c $(
 	$(call say,CC,$@)
 	$(call compile,$(CFLAGS_REF) -Itests)
 
+# The flags are expanded late ($$): they may hold commas, which would end an argument of call.
 define isa_rule
 $(ISA_SRC:%.c=$(B)/%.$(1).o): $(B)/%.$(1).o: %.c $(STAMP) | $(GEN_H)
 	$$(call say,CC,$$@)
-	$$(call compile,$(CFLAGS_CPU) -DHD_ISA=$(1) $(ISA_$(1)))
+	$$(call compile,$$(CFLAGS_CPU) -DHD_ISA=$(1) $$(ISA_$(1)))
 endef
 ifneq ($(ISA_SRC),)
 $(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))

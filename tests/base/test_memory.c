@@ -1,6 +1,8 @@
 /* Allocator, arenas, buffers, checked arithmetic. */
 #include "support/test.h"
 
+#include <sys/mman.h>
+
 #include "base/alloc.h"
 #include "base/arena.h"
 #include "base/buf.h"
@@ -93,6 +95,27 @@ static void arenas(void **state)
     assert_fails(hd_arena_alloc(&dry, SIZE_MAX - 10, &p, &err), HD_E_NOMEM, "arena dry");
 }
 
+#ifdef HD_DEBUG
+/* Fresh memory is NaN and released memory 0xAA in debug builds, but for memory that is out of reach at the time. */
+static void debug_fills(void **state)
+{
+    (void)state;
+    hd_err err;
+    hd_arena arena;
+    void *p;
+    assert_ok(hd_arena_open(&arena, "filled", 8192, &err));
+    assert_ok(hd_arena_alloc(&arena, 4 * sizeof(float), &p, &err));
+    for (int i = 0; i < 4; i++) { assert_false(hd_finite_f32(((float *)p)[i])); }
+    hd_arena_release(&arena, 0);
+    assert_int_equal(mprotect(arena.base, arena.capacity, PROT_NONE), 0);
+    assert_ok(hd_arena_alloc(&arena, 64, &p, &err));
+    hd_arena_release(&arena, 0);
+    assert_int_equal(mprotect(arena.base, arena.capacity, PROT_READ | PROT_WRITE), 0);
+    assert_ok(hd_arena_alloc(&arena, 8192, &p, &err));
+    hd_arena_close(&arena);
+}
+#endif
+
 static void buffers(void **state)
 {
     (void)state;
@@ -142,8 +165,14 @@ static void checked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(allocator), cmocka_unit_test(pages),   cmocka_unit_test(arenas),
-        cmocka_unit_test(buffers),   cmocka_unit_test(checked),
+        cmocka_unit_test(allocator),
+        cmocka_unit_test(pages),
+        cmocka_unit_test(arenas),
+#ifdef HD_DEBUG
+        cmocka_unit_test(debug_fills),
+#endif
+        cmocka_unit_test(buffers),
+        cmocka_unit_test(checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
