@@ -178,29 +178,53 @@ static hd_gemm_prefetch prefetch_nothing(const gemm_item *item)
     return (hd_gemm_prefetch){.line = (const char *)item->packed_b, .groups_left = 1, .row_groups = 1, .total = INT64_MAX};
 }
 
-/* Starts fetching k-block `k` of another (or the same) item's columns, its lines spread over the calls of the current
- * block: a single row panel must fetch a line of packed B in the time it reads one; more panels take half of that pace,
- * and turns. */
-static void prefetch_block(gemm_item *item, const gemm_item *of, int64_t k, int64_t kc)
+/* Row panels that meet a panel of B when it is new. */
+static int64_t first_pass_panels(const gemm_item *item)
+{
+    return hd_min_i64(item->panel_end - item->panel_begin, gemm_blocks.mc / HD_GEMM_MR);
+}
+
+/* Starts fetching columns [column, column + columns) of the k-block at k of task `of`, its lines spread over `calls` kernel
+ * calls per panel: a single call must fetch a line of packed B in the time it reads one; more take half of that pace, and
+ * turns. */
+static void prefetch_from(gemm_item *item, const gemm_task *of, int64_t k, int64_t kc, int64_t column, int64_t columns)
 {
     const hd_gemm_form *f = item->phase->form;
     bool k_inside = f->b_row == 1;
-    item->ahead_every = 1;
-    item->ahead = item->idle;
-    if (kc <= 0 || (f->b_row != 1 && f->b_column != 1)) { return; }
-    int64_t bytes = gemm_element_bytes(f->b_dtype), share = (item->panel_end - item->panel_begin) * (4 / bytes);
+    int64_t bytes = gemm_element_bytes(f->b_dtype), share = first_pass_panels(item) * (4 / bytes);
     int64_t step = share > 1 ? 32 : 64;
-    item->ahead_every = hd_max_i64(1, share * step / 64);
-    int64_t row_bytes = (k_inside ? kc : of->columns) * bytes;
-    int64_t row_stride = (k_inside ? f->b_column : f->b_row) * bytes;
+    int64_t row_bytes = (k_inside ? kc : columns) * bytes, row_stride = (k_inside ? f->b_column : f->b_row) * bytes;
     int64_t groups = hd_ceil_div(row_bytes, HD_GEMM_AHEAD * step);
+    item->ahead_every = hd_max_i64(1, share * step / 64);
     item->ahead = (hd_gemm_prefetch){
-        .line = gemm_address(of->task->b, f->b_dtype, k * f->b_row + of->column * f->b_column),
+        .line = gemm_address(of->b, f->b_dtype, k * f->b_row + column * f->b_column),
         .step = step,
         .groups_left = groups,
         .row_groups = groups,
         .jump = row_stride - HD_GEMM_AHEAD * step * groups,
-        .total = groups * (k_inside ? of->columns : kc)};
+        .total = groups * (k_inside ? columns : kc)};
+}
+
+/* What comes after columns [column, column + width) of the k-block at k (relative to the span): the columns beside them,
+ * the item's next k-block, the next item; nothing when there is none. */
+static void prefetch_after(gemm_item *item, const gemm_item *next, int64_t k, int64_t column, int64_t width)
+{
+    const gemm_item *of = item;
+    item->ahead_every = 1;
+    item->ahead = item->idle;
+    column += width;
+    if (column >= item->columns) {
+        column = 0;
+        k += HD_GEMM_KC;
+    }
+    if (k >= span_of(item->phase, item->task)) {
+        of = next;
+        k = 0;
+    }
+    if (of == NULL || (item->phase->form->b_row != 1 && item->phase->form->b_column != 1)) { return; }
+    int64_t kc = hd_min_i64(HD_GEMM_KC, span_of(of->phase, of->task) - k);
+    int64_t columns = hd_min_i64(width, of->columns - column);
+    if (kc > 0) { prefetch_from(item, of->task, item->phase->k_begin + k, kc, of->column + column, columns); }
 }
 
 /* A panel of B as the kernels will read it: packed, or in place. */
@@ -280,31 +304,30 @@ static gemm_panel get_panel(const gemm_item *item, int64_t k, int64_t kc, int64_
     return panel;
 }
 
-/* One k-block, k relative to the span. */
-static void run_block(gemm_item *item, int64_t k, int64_t kc, bool add)
+/* One k-block, k relative to the span.  B [k, n] is prefetched a k-block ahead, in rows as long as the item; B [n, k] a
+ * panel ahead, because rows of a power-of-two stride share few sets of the second-level cache too. */
+static void run_block(gemm_item *item, const gemm_item *next, int64_t k, int64_t kc, bool add)
 {
-    const int64_t panels_per_pass = gemm_blocks.mc / HD_GEMM_MR;
+    const int64_t panels_per_pass = first_pass_panels(item);
+    const bool by_panel = item->phase->form->b_row == 1;
+    if (!by_panel) { prefetch_after(item, next, k, 0, item->columns); }
     for (int64_t p = item->panel_begin; p < item->panel_end; p += panels_per_pass) {
         int64_t p_end = hd_min_i64(item->panel_end, p + panels_per_pass);
         for (int64_t j = 0; j < item->columns; j += HD_GEMM_NR) {
-            gemm_panel panel = get_panel(item, k, kc, j, p == item->panel_begin);
+            bool first_pass = p == item->panel_begin;
+            gemm_panel panel = get_panel(item, k, kc, j, first_pass);
+            if (by_panel && first_pass) { prefetch_after(item, next, k, j, HD_GEMM_NR); }
             run_rows(item, p, p_end, k, kc, &panel, add);
         }
     }
 }
 
-/* All k-blocks of the span.  The last one fetches the first of `next`, the item after this one (NULL: none). */
+/* All k-blocks of the span.  The end fetches the beginning of `next`, the item after this one (NULL: none). */
 static void run_blocks(gemm_item *item, const gemm_item *next, bool add)
 {
-    int64_t span = span_of(item->phase, item->task), begin = item->phase->k_begin;
+    int64_t span = span_of(item->phase, item->task);
     for (int64_t k = 0; k < span; k += HD_GEMM_KC) {
-        int64_t ahead = k + HD_GEMM_KC;
-        if (ahead < span) {
-            prefetch_block(item, item, begin + ahead, hd_min_i64(HD_GEMM_KC, span - ahead));
-        } else {
-            prefetch_block(item, next, begin, next != NULL ? hd_min_i64(HD_GEMM_KC, span_of(next->phase, next->task)) : 0);
-        }
-        run_block(item, k, hd_min_i64(HD_GEMM_KC, span - k), add || k > 0);
+        run_block(item, next, k, hd_min_i64(HD_GEMM_KC, span - k), add || k > 0);
     }
     if (span == 0 && !add) {
         for (int64_t i = 0; i < item->row_end - item->row_begin; i++) {
