@@ -199,5 +199,5 @@ hd_status hd_key_unknown(const char *name, hd_err *err)
                        "'%.200s': a dot sets a member of a dictionary, and '%.*s' is not a key that holds one", name,
                        dot - name > 200 ? 200 : (int)(dot - name), name);
     }
-    return HD_FAIL(err, HD_E_CONFIG, "unknown key '%.200s'; `hadal help keys` lists the keys there are", name);
+    return HD_FAIL(err, HD_E_CONFIG, "unknown key '%.200s'; `hadal help base.yml` lists every key", name);
 }
