@@ -195,7 +195,7 @@ static inline void rig_open_on(rig *g, const hd_dims *dims, const hd_model_optio
 
 static inline void rig_open(rig *g, const hd_dims *dims, const hd_model_options *options, const rows *x)
 {
-    rig_open_on(g, dims, options, x, 2, false);
+    rig_open_on(g, dims, options, x, 1, false);
 }
 
 static inline void rig_close(rig *g)

@@ -263,6 +263,21 @@ static void test_config(void **state)
     assert_int_equal(hd_dims_count_params(&tiny), 33706448);
 }
 
+/* The latent norms keep their own epsilon, and only a model whose context was stretched has the YaRN factor. */
+static void test_config_traps(void **state)
+{
+    (void)state;
+    hd_dims d;
+    hd_config *config = load("model_name=deepseek3-671b", "normalization_layer_epsilon=1e-3", "override_model_config=true");
+    OK(hd_dims_from_config(config, &d, err));
+    assert_true(d.rms_norm_eps == 1e-3 && d.latent_norm_eps == 1e-6);
+    hd_config_free(config);
+    config = load("model_name=deepseek3-671b", "max_position_embeddings=4096", "override_model_config=true");
+    OK(hd_dims_from_config(config, &d, err));
+    assert_true(d.rope.yarn && fabs(d.softmax_scale - 1.0 / sqrt(192.0)) < 1e-12);
+    hd_config_free(config);
+}
+
 static void check_remat(const char *a, const char *b, const char *c, hd_remat want)
 {
     hd_config *config = load(a, b, c);
@@ -396,7 +411,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts), cmocka_unit_test(test_layers),   cmocka_unit_test(test_files),
         cmocka_unit_test(test_names),  cmocka_unit_test(test_expansion), cmocka_unit_test(test_config),
-        cmocka_unit_test(test_remat_policies), cmocka_unit_test(test_options),
+        cmocka_unit_test(test_config_traps), cmocka_unit_test(test_remat_policies), cmocka_unit_test(test_options),
         cmocka_unit_test(test_validate), cmocka_unit_test(test_plan_671b),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
