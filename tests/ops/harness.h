@@ -587,6 +587,33 @@ static inline void check_sum_op(opcase *c, const char *op, double factor)
     check_op(c, op);
 }
 
+/* ---- random rows: a few in an ordinary run, many under HADAL_SOAK ------------------------------------------------------------- */
+
+typedef struct draw { hd_rng rng; uint64_t next; } draw;
+
+static inline draw draw_begin(const char *what, int64_t i)
+{
+    char name[64];
+    (void)snprintf(name, sizeof name, "%s %" PRId64, what, i);
+    return (draw){.rng = hd_test_rng(name)};
+}
+
+static inline int64_t draw_below(draw *d, int64_t n)
+{
+    return (int64_t)hd_rng_below(d->rng, (uint64_t)n, d->next++);
+}
+
+/* Mostly small, now and then past the usual tiles. */
+static inline int64_t draw_length(draw *d, int64_t limit)
+{
+    return draw_below(d, 1 + draw_below(d, limit));
+}
+
+static inline hd_dtype draw_act(draw *d)
+{
+    return draw_below(d, 2) == 0 ? HD_DTYPE_F32 : HD_DTYPE_BF16;
+}
+
 /* ---- finite differences ---------------------------------------------------------------------------------------------------- */
 
 typedef double (*fd_loss)(void *ctx);

@@ -51,6 +51,13 @@ static void add_inputs(opcase *c, const row *r)
     for (int64_t i = 0; i < n; i++) { segments->values[i] = segment_of(r, i % r->t); }
 }
 
+static row random_row(int64_t i)
+{
+    draw d = draw_begin("attention", i);
+    return (row){1 + draw_below(&d, 3), 1 + draw_length(&d, 90), 1 + draw_below(&d, 3), draw_length(&d, 40), 2 * draw_below(&d, 12),
+                 1 + draw_length(&d, 40), draw_below(&d, 3), draw_act(&d), (segmentation)draw_below(&d, 4), 1.0};
+}
+
 /* ---- the bound --------------------------------------------------------------------------------------------------------------
  * A score is a sum of d = n + r products: |ds_ij| <= (d + 3) u a sum |q k| = (d + 3) u A_ij.  An error e in scores moves a
  * probability by a relative 2 e (numerator and sum); the exponential and its argument add 4 + |s| of u, the sum T. */
@@ -144,6 +151,10 @@ static void test_fwd(void **state)
         check_fwd(&rows[i], HD_ATTENTION_DOT_PRODUCT);
         check_fwd(&rows[i], HD_ATTENTION_FLASH);
     }
+    for (int64_t i = 0; i < hd_test_count(4, 60); i++) {
+        row r = random_row(i);
+        check_fwd(&r, (hd_attention_impl)(i % 2));
+    }
     print_ratios();
 }
 
@@ -230,6 +241,10 @@ static void test_bwd(void **state)
     for (int i = 0; i < n_rows; i++) {
         check_bwd(&rows[i], HD_ATTENTION_DOT_PRODUCT);
         check_bwd(&rows[i], HD_ATTENTION_FLASH);
+    }
+    for (int64_t i = 0; i < hd_test_count(4, 60); i++) {
+        row r = random_row(i);
+        check_bwd(&r, (hd_attention_impl)(i % 2));
     }
     print_ratios();
 }

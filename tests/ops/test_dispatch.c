@@ -93,24 +93,43 @@ static hd_status run_dispatch(hd_exec *ex, opcase *c, hd_err *err)
     return hd_moe_dispatch(ex, &spec, &c->s[0].t, &c->s[1].t, &c->s[2].t, &c->s[3].t, err);
 }
 
+static void check_dispatch(const row *r)
+{
+    opcase c = {.run = run_dispatch, .params = r};
+    name_case(&c, "moe_dispatch", r);
+    slot *ids = add_slot(&c, "ids", IN, HD_DTYPE_I32, HD_SHAPE(r->n, r->k));
+    fill_ids(r, c.name, ids->values);
+    slot *claim = add_slot(&c, "claim", OUT, HD_DTYPE_I32, HD_SHAPE(r->n * r->k));
+    slot *offsets = add_slot(&c, "offsets", OUT, HD_DTYPE_I32, HD_SHAPE(r->experts + 1));
+    slot *row_of = add_slot(&c, "row_of", OUT, HD_DTYPE_I32, HD_SHAPE(r->n, r->k));
+    plan p = plan_directly(r, ids->values);
+    for (int64_t a = 0; a < r->n * r->k; a++) { claim->want[a] = p.claim[a], row_of->want[a] = p.row_of[a]; }
+    for (int64_t e = 0; e <= r->experts; e++) { offsets->want[e] = p.offsets[e]; }
+    plan_free(&p);
+    check_op(&c, "moe_dispatch");
+}
+
+static row random_row(int64_t i)
+{
+    draw d = draw_begin("dispatch", i);
+    row r = {.experts = 1 + draw_length(&d, 40), .d = draw_length(&d, 70), .pad = draw_below(&d, 3), .seq_len = 1 + draw_length(&d, 20)};
+    r.n = r.seq_len * draw_below(&d, 4);
+    r.k = 1 + draw_below(&d, r.experts < 8 ? r.experts : 8);
+    r.capacity = draw_below(&d, 2) * draw_length(&d, 8);
+    r.act = draw_act(&d);
+    r.accum = (hd_accum)draw_below(&d, 2);
+    return r;
+}
+
 static void test_dispatch(void **state)
 {
     (void)state;
-    for (int i = 0; i < n_rows; i++) {
-        const row *r = &rows[i];
-        opcase c = {.run = run_dispatch, .params = r};
-        name_case(&c, "moe_dispatch", r);
-        slot *ids = add_slot(&c, "ids", IN, HD_DTYPE_I32, HD_SHAPE(r->n, r->k));
-        fill_ids(r, c.name, ids->values);
-        slot *claim = add_slot(&c, "claim", OUT, HD_DTYPE_I32, HD_SHAPE(r->n * r->k));
-        slot *offsets = add_slot(&c, "offsets", OUT, HD_DTYPE_I32, HD_SHAPE(r->experts + 1));
-        slot *row_of = add_slot(&c, "row_of", OUT, HD_DTYPE_I32, HD_SHAPE(r->n, r->k));
-        plan p = plan_directly(r, ids->values);
-        for (int64_t a = 0; a < r->n * r->k; a++) { claim->want[a] = p.claim[a], row_of->want[a] = p.row_of[a]; }
-        for (int64_t e = 0; e <= r->experts; e++) { offsets->want[e] = p.offsets[e]; }
-        plan_free(&p);
-        check_op(&c, "moe_dispatch");
+    for (int i = 0; i < n_rows; i++) { check_dispatch(&rows[i]); }
+    for (int64_t i = 0; i < hd_test_count(20, 400); i++) {
+        row r = random_row(i);
+        check_dispatch(&r);
     }
+    print_ratios();
 }
 
 /* ---- rows and weights ------------------------------------------------------------------------------------------------------------- */
@@ -219,6 +238,10 @@ static void test_moves(void **state)
 {
     (void)state;
     for (int i = 0; i < n_rows; i++) { check_moves(&rows[i]); }
+    for (int64_t i = 0; i < hd_test_count(10, 200); i++) {
+        row r = random_row(i);
+        check_moves(&r);
+    }
     print_ratios();
 }
 

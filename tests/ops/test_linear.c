@@ -65,33 +65,41 @@ static hd_status run_bwd_weight(hd_exec *ex, opcase *c, hd_err *err)
 }
 
 /* The sum of k products in f32, plus the old value: at most k + 1 roundings of terms of scale sum |a_i b_i|. */
+static void check_plain(const row *r)
+{
+    role out = r->accum == HD_ADD ? INOUT : OUT;
+    opcase fwd = {.run = run_fwd, .params = r, .accum = r->accum};
+    name_case(&fwd, "linear_fwd", r);
+    add_matrix(&fwd, "x", IN, r->x, r->n, r->k, r->pad);
+    add_w(&fwd, "w", IN, r->w, r);
+    add_matrix(&fwd, "y", out, r->y, r->n, r->m, r->pad);
+    check_sum_op(&fwd, "linear_fwd", ((double)r->k + 1) * HD_U_F32);
+
+    opcase bwd_input = {.run = run_bwd_input, .params = r, .accum = r->accum};
+    name_case(&bwd_input, "linear_bwd_input", r);
+    add_matrix(&bwd_input, "dy", IN, r->y, r->n, r->m, r->pad);
+    add_w(&bwd_input, "w", IN, r->w, r);
+    add_matrix(&bwd_input, "dx", out, r->x, r->n, r->k, r->pad);
+    check_sum_op(&bwd_input, "linear_bwd_input", ((double)r->m + 1) * HD_U_F32);
+
+    opcase bwd_weight = {.run = run_bwd_weight, .params = r, .accum = r->accum};
+    name_case(&bwd_weight, "linear_bwd_weight", r);
+    add_matrix(&bwd_weight, "dy", IN, r->y, r->n, r->m, r->pad);
+    add_matrix(&bwd_weight, "x", IN, r->x, r->n, r->k, r->pad);
+    add_w(&bwd_weight, "w", IN, r->w, r);
+    add_w(&bwd_weight, "w.grad", out, F32, r);
+    check_sum_op(&bwd_weight, "linear_bwd_weight", ((double)r->n + 1) * HD_U_F32);
+}
+
 static void test_plain(void **state)
 {
     (void)state;
-    for (int i = 0; i < n_rows; i++) {
-        const row *r = &rows[i];
-        role out = r->accum == HD_ADD ? INOUT : OUT;
-        opcase fwd = {.run = run_fwd, .params = r, .accum = r->accum};
-        name_case(&fwd, "linear_fwd", r);
-        add_matrix(&fwd, "x", IN, r->x, r->n, r->k, r->pad);
-        add_w(&fwd, "w", IN, r->w, r);
-        add_matrix(&fwd, "y", out, r->y, r->n, r->m, r->pad);
-        check_sum_op(&fwd, "linear_fwd", ((double)r->k + 1) * HD_U_F32);
-
-        opcase bwd_input = {.run = run_bwd_input, .params = r, .accum = r->accum};
-        name_case(&bwd_input, "linear_bwd_input", r);
-        add_matrix(&bwd_input, "dy", IN, r->y, r->n, r->m, r->pad);
-        add_w(&bwd_input, "w", IN, r->w, r);
-        add_matrix(&bwd_input, "dx", out, r->x, r->n, r->k, r->pad);
-        check_sum_op(&bwd_input, "linear_bwd_input", ((double)r->m + 1) * HD_U_F32);
-
-        opcase bwd_weight = {.run = run_bwd_weight, .params = r, .accum = r->accum};
-        name_case(&bwd_weight, "linear_bwd_weight", r);
-        add_matrix(&bwd_weight, "dy", IN, r->y, r->n, r->m, r->pad);
-        add_matrix(&bwd_weight, "x", IN, r->x, r->n, r->k, r->pad);
-        add_w(&bwd_weight, "w", IN, r->w, r);
-        add_w(&bwd_weight, "w.grad", out, F32, r);
-        check_sum_op(&bwd_weight, "linear_bwd_weight", ((double)r->n + 1) * HD_U_F32);
+    for (int i = 0; i < n_rows; i++) { check_plain(&rows[i]); }
+    for (int64_t i = 0; i < hd_test_count(10, 300); i++) {
+        draw d = draw_begin("linear", i);
+        row r = {draw_length(&d, 80), draw_length(&d, 600), draw_length(&d, 80), draw_below(&d, 4), draw_act(&d), draw_act(&d), draw_act(&d),
+                 (hd_layout)draw_below(&d, 2), (hd_accum)draw_below(&d, 2)};
+        check_plain(&r);
     }
     print_ratios();
 }
@@ -202,6 +210,14 @@ static void test_experts(void **state)
         expert_row r = expert_rows[i];
         check_experts(&r);
         r.ragged = true;
+        check_experts(&r);
+    }
+    for (int64_t i = 0; i < hd_test_count(6, 200); i++) {
+        draw d = draw_begin("experts", i);
+        expert_row r = {0, 1 + draw_length(&d, 300), 1 + draw_length(&d, 80), 1 + draw_below(&d, MAX_EXPERTS), draw_below(&d, 3), {0}, draw_act(&d),
+                        draw_act(&d), draw_act(&d), (hd_accum)draw_below(&d, 2), draw_below(&d, 2) == 1};
+        for (int64_t e = 0; e < r.experts; e++) { r.rows += r.counts[e] = (int32_t)draw_length(&d, 24); }
+        r.rows += draw_below(&d, 5);
         check_experts(&r);
     }
     print_ratios();
