@@ -54,7 +54,7 @@ static void add_inputs(opcase *c, const row *r)
 static row random_row(int64_t i)
 {
     draw d = draw_begin("attention", i);
-    return (row){1 + draw_below(&d, 3), 1 + draw_length(&d, 90), 1 + draw_below(&d, 3), draw_length(&d, 40), 2 * draw_below(&d, 12),
+    return (row){1 + draw_below(&d, 3), 1 + draw_length(&d, 90), 1 + draw_below(&d, 3), 1 + draw_length(&d, 40), 2 * draw_below(&d, 12),
                  1 + draw_length(&d, 40), draw_below(&d, 3), draw_act(&d), (segmentation)draw_below(&d, 4), 1.0};
 }
 
