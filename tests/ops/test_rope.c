@@ -159,18 +159,18 @@ static void test_yarn_bounds(void **state)
     assert_true(w[15] == plain[15] && w[16] < plain[16] && w[25] == plain[25] / 16.0f && w[24] > plain[24] / 16.0f);
 }
 
-/* low == high: the ramp is 0.001 wide instead of dividing by 0.  Without truncation the bounds stay fractions. */
+/* low == high (both 0 for an original length of 6): the ramp is 0.001 wide instead of dividing by 0.  Without truncation
+ * the bounds stay fractions. */
 static void test_yarn_edges(void **state)
 {
     (void)state;
     hd_err err;
     float w[32], whole[32];
     hd_rope_spec spec = yarn(1.0);
-    spec.beta_fast = spec.beta_slow = 4096.0 / (2.0 * 3.14159265358979323846) / pow(10000.0, 16.0 / 32.0);
-    spec.truncate = false;
+    spec.original_max_position_embeddings = 6;
     assert_ok(hd_rope_frequencies(&spec, w, &err));
-    assert_near((double)w[15], pow(10000.0, -15.0 / 32.0), 4e-7);
-    assert_near((double)w[17], pow(10000.0, -17.0 / 32.0) / 40.0, 4e-7);
+    assert_true(w[0] == 1.0f);
+    assert_near((double)w[1], pow(10000.0, -1.0 / 32.0) / 40.0, 4e-7);
     spec = yarn(1.0);
     assert_ok(hd_rope_frequencies(&spec, whole, &err));
     spec.truncate = false;
