@@ -165,14 +165,11 @@ static void checked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(allocator),
-        cmocka_unit_test(pages),
-        cmocka_unit_test(arenas),
+        cmocka_unit_test(allocator),   cmocka_unit_test(pages),   cmocka_unit_test(arenas),
 #ifdef HD_DEBUG
         cmocka_unit_test(debug_fills),
 #endif
-        cmocka_unit_test(buffers),
-        cmocka_unit_test(checked),
+        cmocka_unit_test(buffers),     cmocka_unit_test(checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
