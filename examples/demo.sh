@@ -41,13 +41,13 @@ say "text: $source, $bytes bytes, the last 5 % held out"
 # Everything a run is told beside the model file; the same for every text.
 train() {
     "$hadal" train model_name=deepseek-mini tokenizer_type=byte dataset_path="$dir/text.txt" eval_fraction=0.05 num_epoch=1000000 \
-        base_output_directory="$dir" log_config=false per_device_batch_size=8 max_target_length=256 dtype=float32 \
-        learning_rate=5e-3 warmup_steps_fraction=0.05 learning_rate_final_fraction=0.05 "$@"
+        base_output_directory="$dir" log_config=false per_device_batch_size=4 max_target_length=256 dtype=float32 \
+        learning_rate=4e-3 warmup_steps_fraction=0.05 learning_rate_final_fraction=0.05 "$@"
 }
 
 # ---- how many steps fit the time -------------------------------------------------------------------------------------------
 # The median of a few steps, so that a hiccup of the machine does not decide.
-n_try=12
+n_try=40
 train run_name=speed steps=$n_try enable_checkpointing=false enable_tensorboard=false >"$dir/speed.log" 2>&1 ||
     { cat "$dir/speed.log" >&2; exit 1; }
 step_seconds=$(sed -n 's/^completed step: .*, seconds: \([0-9.]*\),.*/\1/p' "$dir/speed.log" | sort -n | sed -n "$((n_try / 2))p")
@@ -62,7 +62,7 @@ trained=$(($(date +%s) - began))
 
 # ---- beside xz ----------------------------------------------------------------------------------------------------------------
 record=$(grep '"eval/nats_per_byte"' "$dir/metrics.jsonl" | tail -1)
-value() { printf '%s\n' "$record" | sed -n "s/.*\"$1\": \([-0-9.e+]*\).*/\1/p"; }
+value() { printf '%s\n' "$record" | sed -n "s|.*\"$1\": \\([-0-9.e+]*\\).*|\\1|p"; }
 nats=$(value eval/nats_per_byte)
 held_out=$(value eval/bytes | sed 's/\.0*$//')
 xz_all=$(($(xz -9e -T1 -c "$dir/text.txt" | wc -c)))

@@ -151,7 +151,7 @@ const hd_cli_command hd_cli_commands[] = {
      .summary = "continue a prompt from a checkpoint",
      .text = "Each new token runs the model over the whole text so far.  max_target_length is the length of prompt and\n"
              "answer together, max_prefill_predict_length the most tokens a prompt may have.",
-     .examples = "hadal decode model_name=deepseek-mini load_parameters_path=runs/book/checkpoints/999 \\\n"
+     .examples = "hadal decode model_name=deepseek-mini load_parameters_path=runs/book \\\n"
                  "    prompt='It was a dark and' max_prefill_predict_length=64 max_target_length=256"},
     {.name = "state-hash", .arguments = "CHECKPOINT", .run = run_state_hash,
      .summary = "one SHA-256 over all state of a checkpoint",
