@@ -79,8 +79,9 @@ hd_status hd_ckpt_store_open(const hd_ckpt_options *options, hd_ckpt_store **sto
 hd_status hd_ckpt_store_close(hd_ckpt_store *store, hd_err *err) HD_CHECK_RESULT;
 
 /* Takes the memory of asynchronous snapshots from an arena (also a dry one: then it is only counted).  When the arena is
- * too small, a warning is logged and saves are synchronous.  Does nothing when options.async is false.  The arena must
- * outlive the store; without this call saves are synchronous. */
+ * too small, a warning is logged and saves are synchronous.  Takes nothing when options.async is false.  The arena must
+ * outlive the store; without this call saves are synchronous.  HD_E_UNSUPPORTED, before the first step, for a checkpoint
+ * beyond 4 TiB, whose manifest no reader would accept. */
 hd_status hd_ckpt_reserve(hd_ckpt_store *store, const hd_ckpt_state *state, hd_arena *arena, hd_err *err) HD_CHECK_RESULT;
 
 /* Saves.  Asynchronous: copies the state into the snapshot and returns; a thread writes.  Waits first for a save in flight;

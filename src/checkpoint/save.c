@@ -41,12 +41,15 @@ static hd_status fill_manifest(const hd_ckpt_state *state, hd_save_job *job, hd_
     for (int64_t i = 0; i < job->layout.n_file; i++) {
         HD_TRY(hd_manifest_add_file(m, job->layout.files[i].name, job->layout.files[i].bytes, err));
     }
-    if (hd_manifest_estimate(m) > HD_MANIFEST_MAX) {
-        st = HD_FAIL(err, HD_E_UNSUPPORTED, "a checkpoint of %" PRId64 " bytes: its manifest would be longer than %d bytes",
-                     job->layout.bytes, HD_MANIFEST_MAX);
-    }
 out:
     return st;
+}
+
+hd_status hd_save_check_manifest(const hd_save_job *job, hd_err *err)
+{
+    if (hd_manifest_estimate(&job->manifest) <= HD_MANIFEST_MAX) { return HD_OK; }
+    return HD_FAIL(err, HD_E_UNSUPPORTED, "a checkpoint of %" PRId64 " bytes: its manifest would be longer than %d bytes (about 4 TiB of files)",
+                   job->layout.bytes, HD_MANIFEST_MAX);
 }
 
 hd_status hd_save_job_open(const hd_ckpt_state *state, int64_t max_shard_bytes, hd_save_job *job, hd_err *err)

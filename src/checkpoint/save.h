@@ -24,6 +24,9 @@ typedef struct hd_save_job {
 hd_status hd_save_job_open(const hd_ckpt_state *state, int64_t max_shard_bytes, hd_save_job *job, hd_err *err) HD_CHECK_RESULT;
 void hd_save_job_close(hd_save_job *job); /* accepts a zeroed one */
 
+/* HD_E_UNSUPPORTED when no reader would accept a manifest of this length.  A plan may describe such a checkpoint. */
+hd_status hd_save_check_manifest(const hd_save_job *job, hd_err *err) HD_CHECK_RESULT;
+
 /* Copies the state into layout.snapshot_bytes of memory and makes the job use it.  HD_E_NONFINITE unless allowed. */
 hd_status hd_save_snapshot(hd_save_job *job, hd_exec *ex, const hd_ckpt_state *state, unsigned char *memory, hd_err *err)
     HD_CHECK_RESULT;

@@ -172,13 +172,17 @@ out:
     return st;
 }
 
-hd_status hd_ckpt_plan(const hd_ckpt_state *state, int64_t max_shard_bytes, hd_ckpt_sizes *sizes, hd_err *err)
+static hd_status plan(const hd_ckpt_state *state, int64_t max_shard_bytes, bool to_save, hd_ckpt_sizes *sizes, hd_err *err)
 {
     hd_save_job job;
     hd_ckpt_state first = *state;
     first.step = state->step < 0 ? 0 : state->step; /* a plan is made before any step */
     hd_status st = hd_save_job_open(&first, max_shard_bytes, &job, err);
-    if (st != HD_OK) { return st; }
+    if (st == HD_OK && to_save) { st = hd_save_check_manifest(&job, err); }
+    if (st != HD_OK) {
+        hd_save_job_close(&job);
+        return st;
+    }
     *sizes = (hd_ckpt_sizes){
         .file_bytes = hd_save_need(&job),
         .snapshot_bytes = job.layout.snapshot_bytes,
@@ -190,14 +194,18 @@ hd_status hd_ckpt_plan(const hd_ckpt_state *state, int64_t max_shard_bytes, hd_c
     return HD_OK;
 }
 
+hd_status hd_ckpt_plan(const hd_ckpt_state *state, int64_t max_shard_bytes, hd_ckpt_sizes *sizes, hd_err *err)
+{
+    return plan(state, max_shard_bytes, false, sizes, err);
+}
+
 hd_status hd_ckpt_reserve(hd_ckpt_store *store, const hd_ckpt_state *state, hd_arena *arena, hd_err *err)
 {
     hd_ckpt_sizes sizes;
     hd_err why = {0};
     void *memory = NULL;
-    if (!store->async) { return HD_OK; }
-    hd_status st = hd_ckpt_plan(state, store->max_shard_bytes, &sizes, err);
-    if (st != HD_OK) { return st; }
+    hd_status st = plan(state, store->max_shard_bytes, true, &sizes, err);
+    if (st != HD_OK || !store->async) { return st; }
     if (hd_arena_alloc(arena, sizes.snapshot_bytes, &memory, &why) != HD_OK) {
         hd_log(HD_LOG_WARN, "checkpoints are saved synchronously, training waits for them: their snapshot needs %zu bytes (%s)",
                sizes.snapshot_bytes, why.msg);
@@ -461,7 +469,11 @@ hd_status hd_ckpt_save(hd_ckpt_store *store, hd_exec *ex, const hd_ckpt_state *s
         return HD_OK;
     }
     st = hd_save_job_open(state, store->max_shard_bytes, &store->job, err);
-    if (st != HD_OK) { return st; }
+    if (st == HD_OK) { st = hd_save_check_manifest(&store->job, err); }
+    if (st != HD_OK) {
+        hd_save_job_close(&store->job);
+        return st;
+    }
     store->job.allow_nonfinite = store->allow_nonfinite;
     if (store->snapshot != NULL && store->job.layout.snapshot_bytes <= store->snapshot_bytes) {
         return save_async(store, ex, state, err);

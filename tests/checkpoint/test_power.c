@@ -141,7 +141,7 @@ static void watch_log(void *context, hd_log_level level, const char *text)
     int step = -1;
     const char *last = strstr(text, "/checkpoints/");
     if (strncmp(text, "saved checkpoint", 16) == 0 && last != NULL && sscanf(last, "/checkpoints/%d", &step) == 1) {
-        disk.announced[step] = disk.n_op;
+        if (disk.announced[step] == 0) { disk.announced[step] = disk.n_op; } /* the first word counts */
     }
 }
 
