@@ -505,7 +505,11 @@ static void sort_entries(entry *e, size_t n)
 
 static const char *name_of(const hd_st_reader *r, const entry *e) { return (const char *)r->names.data + e->name_at; }
 
-static const int64_t *shape_of(const hd_st_reader *r, const entry *e) { return (const int64_t *)r->lengths.data + e->shape_at; }
+/* NULL when no tensor of the file has a dimension. */
+static const int64_t *shape_of(const hd_st_reader *r, const entry *e)
+{
+    return r->lengths.data != NULL ? (const int64_t *)r->lengths.data + e->shape_at : NULL;
+}
 
 bool hd_st_bytes(hd_dtype dtype, int n_dim, const int64_t *shape, int64_t *bytes)
 {

@@ -32,7 +32,7 @@ typedef struct hd_st_info {
     const char *name;
     hd_dtype dtype;
     int n_dim;
-    const int64_t *shape; /* n_dim lengths */
+    const int64_t *shape; /* n_dim lengths; may be NULL when there is none */
     int64_t offset;       /* of the first byte in the file */
     int64_t bytes;
 } hd_st_info;
