@@ -291,10 +291,11 @@ static void test_remat_policies(void **state)
 {
     (void)state;
     check_remat("remat_policy=full", NULL, NULL, (hd_remat){0});
-    check_remat("remat_policy=minimal", NULL, NULL,
-                (hd_remat){.query_proj = true, .kv_proj = true, .out_proj = true, .mlpwi = true, .mlpwo = true});
-    check_remat("remat_policy=minimal_with_context", NULL, NULL,
-                (hd_remat){.query_proj = true, .kv_proj = true, .context = true, .out_proj = true, .mlpwi = true, .mlpwo = true});
+    hd_remat all_projections = {.query_proj = true, .kv_proj = true, .out_proj = true, .mlpwi = true, .mlpwo = true,
+                                .moe_mlpwi = true};
+    check_remat("remat_policy=minimal", NULL, NULL, all_projections);
+    all_projections.context = true;
+    check_remat("remat_policy=minimal_with_context", NULL, NULL, all_projections);
     check_remat("remat_policy=save_dot_with_context_except_mlp", NULL, NULL,
                 (hd_remat){.query_proj = true, .kv_proj = true, .context = true, .out_proj = true});
     check_remat("remat_policy=save_dot_except_mlpwi", NULL, NULL,
