@@ -49,9 +49,15 @@ static void must(bench *b, hd_status st)
 
 /* ---- timing:  for (timer t = timer_start(b); timer_next(&t);) { call }  leaves the best time in t.best ---- */
 
-typedef struct timer { double end, begin, best; int n; } timer;
+typedef struct timer {
+    double end, begin, best;
+    int n;
+} timer;
 
-static timer timer_start(const bench *b) { return (timer){.end = now() + b->seconds, .best = 1e30}; }
+static timer timer_start(const bench *b)
+{
+    return (timer){.end = now() + b->seconds, .best = 1e30};
+}
 
 static bool timer_next(timer *t)
 {
@@ -71,11 +77,18 @@ static void report(const bench *b, const char *op, const char *detail, double fl
     fflush(stdout);
 }
 
-static bool wanted(const char *list, const char *word) { return list == NULL || strstr(list, word) != NULL; }
+static bool wanted(const char *list, const char *word)
+{
+    return list == NULL || strstr(list, word) != NULL;
+}
 
 /* ---- ceilings ---- */
 
-typedef struct stream { float *a, *b; int64_t per_item; float sink[256]; } stream;
+typedef struct stream {
+    float *a, *b;
+    int64_t per_item;
+    float sink[256];
+} stream;
 
 typedef float v8f __attribute__((vector_size(32), may_alias));
 
@@ -136,7 +149,8 @@ static void measure_bandwidth(bench *b)
     stream s = {.a = x.data, .b = y.data, .per_item = n / b->ex.n_threads / 64 * 64};
     memset(x.data, 0, (size_t)n * 4);
     memset(y.data, 0, (size_t)n * 4);
-    double read = stream_rate(b, stream_read, &s, 4.0 * (double)n), add = stream_rate(b, stream_add, &s, 12.0 * (double)n);
+    double read = stream_rate(b, stream_read, &s, 4.0 * (double)n),
+           add = stream_rate(b, stream_add, &s, 12.0 * (double)n);
     double copy = stream_rate(b, stream_copy, &s, 8.0 * (double)n);
     b->bandwidth = read > add ? read : add;
     if (copy > b->bandwidth) { b->bandwidth = copy; }
@@ -154,7 +168,11 @@ static hd_tensor filled(bench *b, hd_dtype dtype, int n_dim, int64_t d0, int64_t
     for (int64_t i = 0; i < hd_tensor_count(&t); i++) {
         s = s * 1664525u + 1013904223u;
         float x = (float)(int32_t)s * 4.6566e-10f;
-        if (dtype == HD_DTYPE_BF16) { ((uint16_t *)t.data)[i] = hd_f32_to_bf16(x); } else { ((float *)t.data)[i] = x; }
+        if (dtype == HD_DTYPE_BF16) {
+            ((uint16_t *)t.data)[i] = hd_f32_to_bf16(x);
+        } else {
+            ((float *)t.data)[i] = x;
+        }
     }
     return t;
 }
@@ -178,10 +196,19 @@ static hd_tensor integers(bench *b, int n_dim, int64_t d0, int64_t d1, int64_t l
     return t;
 }
 
-static hd_weight weight_of(hd_tensor value, hd_tensor grad) { return (hd_weight){.value = value, .grad = grad}; }
+static hd_weight weight_of(hd_tensor value, hd_tensor grad)
+{
+    return (hd_weight){.value = value, .grad = grad};
+}
 
-static const char *dtype_label(hd_dtype dtype) { return dtype == HD_DTYPE_BF16 ? "bf16" : "f32"; }
-static double size_of(hd_dtype dtype) { return dtype == HD_DTYPE_BF16 ? 2.0 : 4.0; }
+static const char *dtype_label(hd_dtype dtype)
+{
+    return dtype == HD_DTYPE_BF16 ? "bf16" : "f32";
+}
+static double size_of(hd_dtype dtype)
+{
+    return dtype == HD_DTYPE_BF16 ? 2.0 : 4.0;
+}
 
 /* ---- attention ---- */
 
@@ -199,13 +226,15 @@ static void bench_attention_length(bench *b, int64_t length, hd_dtype dtype)
     hd_tensor dkr = zeros(b, dtype, 2, length, ROPE, 1), dv = zeros(b, dtype, 3, length, h, VALUE);
     double pairs = (double)h * (double)length * (double)(length + 1) / 2, unit = size_of(dtype) * (double)(length * h);
     char detail[64];
-    (void)snprintf(detail, sizeof detail, "%s T=%lld H=%lld 192/128", dtype_label(dtype), (long long)length, (long long)h);
+    (void)snprintf(detail, sizeof detail, "%s T=%lld H=%lld 192/128", dtype_label(dtype), (long long)length,
+                   (long long)h);
     timer t = timer_start(b);
     while (timer_next(&t)) { must(b, hd_attention_fwd(&b->ex, &shape, &q, &kn, &kr, &v, &seg, &o, &lse, &b->err)); }
     report(b, "attention_fwd", detail, 640.0 * pairs, unit * 576, t.best);
     t = timer_start(b);
     while (timer_next(&t)) {
-        must(b, hd_attention_bwd(&b->ex, &shape, &d_o, &q, &kn, &kr, &v, &seg, &o, &lse, &dq, &dkn, &dkr, &dv, &b->err));
+        must(b,
+             hd_attention_bwd(&b->ex, &shape, &d_o, &q, &kn, &kr, &v, &seg, &o, &lse, &dq, &dkn, &dkr, &dv, &b->err));
     }
     report(b, "attention_bwd", detail, 1664.0 * pairs, unit * 1152, t.best);
     hd_arena_release(&b->data, mark);
@@ -245,7 +274,8 @@ static void bench_rope(bench *b, hd_dtype dtype)
     int64_t heads = 16, width = 192, rope = 64;
     hd_tensor x = filled(b, dtype, 3, TOKENS, heads, width), positions = integers(b, 1, TOKENS, 1, TOKENS);
     for (int64_t i = 0; i < TOKENS; i++) { ((int32_t *)positions.data)[i] = (int32_t)i; }
-    hd_tensor table = filled(b, HD_DTYPE_F32, 3, TOKENS, rope / 2, 2), view = hd_tensor_slice(&x, 2, width - rope, rope);
+    hd_tensor table = filled(b, HD_DTYPE_F32, 3, TOKENS, rope / 2, 2),
+              view = hd_tensor_slice(&x, 2, width - rope, rope);
     double n = (double)TOKENS * (double)(heads * rope);
     timer t = timer_start(b);
     while (timer_next(&t)) { must(b, hd_rope(&b->ex, &positions, &table, 1, &view, &b->err)); }
@@ -290,7 +320,8 @@ static void bench_elementwise(bench *b, hd_dtype dtype)
     while (timer_next(&t)) { must(b, hd_fill(&b->ex, 1.0, &z, &b->err)); }
     report(b, "fill", dtype_label(dtype), 0, s * n, t.best);
     if (wanted(b->ops, "embedding")) {
-        hd_weight w = weight_of(zeros(b, dtype, 2, vocabulary / 4, WIDTH, 1), zeros(b, HD_DTYPE_F32, 2, vocabulary / 4, WIDTH, 1));
+        hd_weight w = weight_of(zeros(b, dtype, 2, vocabulary / 4, WIDTH, 1),
+                                zeros(b, HD_DTYPE_F32, 2, vocabulary / 4, WIDTH, 1));
         for (int64_t i = 0; i < TOKENS; i++) { ((int32_t *)ids.data)[i] /= 4; }
         t = timer_start(b);
         while (timer_next(&t)) { must(b, hd_embedding_fwd(&b->ex, &ids, &w, &z, &b->err)); }
@@ -309,8 +340,14 @@ static void bench_router(bench *b)
 {
     enum { EXPERTS = 256, TOP_K = 8 };
     size_t mark = hd_arena_mark(&b->data);
-    hd_router_spec spec = {.score_func = HD_SCORE_SIGMOID, .group_rule = HD_GROUP_TOP2_SUM, .n_group = 8, .topk_group = 4,
-                           .top_k = TOP_K, .normalize = true, .scale_normalized = true, .routed_scaling = 2.5};
+    hd_router_spec spec = {.score_func = HD_SCORE_SIGMOID,
+                           .group_rule = HD_GROUP_TOP2_SUM,
+                           .n_group = 8,
+                           .topk_group = 4,
+                           .top_k = TOP_K,
+                           .normalize = true,
+                           .scale_normalized = true,
+                           .routed_scaling = 2.5};
     hd_tensor logits = filled(b, HD_DTYPE_F32, 2, TOKENS, EXPERTS, 1), bias = filled(b, HD_DTYPE_F32, 1, EXPERTS, 1, 1);
     hd_tensor scores = zeros(b, HD_DTYPE_F32, 2, TOKENS, EXPERTS, 1), ids = integers(b, 2, TOKENS, TOP_K, EXPERTS);
     hd_tensor weights = zeros(b, HD_DTYPE_F32, 2, TOKENS, TOP_K, 1), dw = filled(b, HD_DTYPE_F32, 2, TOKENS, TOP_K, 1);
@@ -382,7 +419,8 @@ static void bench_adamw(bench *b, hd_dtype mu_dtype, hd_dtype value_dtype)
     hd_tensor value = own_master ? master : zeros(b, HD_DTYPE_BF16, 1, n, 1, 1);
     double bytes = 20.0 + 2.0 * size_of(mu_dtype) + (own_master ? 0.0 : 2.0);
     char detail[64];
-    (void)snprintf(detail, sizeof detail, "mu %s, weights %s: %.0f bytes", dtype_label(mu_dtype), dtype_label(value_dtype), bytes);
+    (void)snprintf(detail, sizeof detail, "mu %s, weights %s: %.0f bytes", dtype_label(mu_dtype),
+                   dtype_label(value_dtype), bytes);
     memcpy(c.data, control, sizeof control);
     timer t = timer_start(b);
     while (timer_next(&t)) { must(b, hd_adamw(&b->ex, &spec, &c, &grad, &master, &mu, &nu, &value, &b->err)); }
@@ -462,7 +500,8 @@ int main(int argc, char **argv)
     b.ex.n_threads = hd_default_threads();
     for (int i = 1; i < argc; i++) {
         if (!parse_option(&b, argv[i])) {
-            fprintf(stderr, "bench_ops: %s: not understood; the first lines of bench_ops.c list the options\n", argv[i]);
+            fprintf(stderr, "bench_ops: %s: not understood; the first lines of bench_ops.c list the options\n",
+                    argv[i]);
             return 2;
         }
     }

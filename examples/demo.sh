@@ -46,11 +46,11 @@ train() {
 }
 
 # ---- how many steps fit the time -------------------------------------------------------------------------------------------
-# The median of a few steps, so that a hiccup of the machine does not decide.
+# The lower quartile of some steps, so that a hiccup of the machine does not decide.
 n_try=40
 train run_name=speed steps=$n_try enable_checkpointing=false enable_tensorboard=false >"$dir/speed.log" 2>&1 ||
     { cat "$dir/speed.log" >&2; exit 1; }
-step_seconds=$(sed -n 's/^completed step: .*, seconds: \([0-9.]*\),.*/\1/p' "$dir/speed.log" | sort -n | sed -n "$((n_try / 2))p")
+step_seconds=$(sed -n 's/^completed step: .*, seconds: \([0-9.]*\),.*/\1/p' "$dir/speed.log" | sort -n | sed -n "$((n_try / 4))p")
 steps=$(awk -v s="$step_seconds" -v all="$seconds" 'BEGIN { n = int(all / (s > 0.0005 ? s : 0.0005)); print n < 20 ? 20 : n }')
 say "training: $steps steps of $step_seconds s, about $seconds s in all; Ctrl-C saves and leaves"
 
@@ -73,8 +73,8 @@ model_bytes=$(awk -v n="$nats" -v b="$held_out" 'BEGIN { printf "%d", n * b / (8
 # ---- a continuation -------------------------------------------------------------------------------------------------------------
 say "the model continues '$prompt'"
 "$hadal" decode model_name=deepseek-mini tokenizer_type=byte load_parameters_path="$dir/run" prompt="$prompt" dtype=float32 log_config=false \
-    max_prefill_predict_length=64 max_target_length=256 decode_sampling_strategy=composite decode_sampling_temperature=0.7 \
-    decode_sampling_nucleus_p=0.95 decode_sampling_top_k=0
+    max_prefill_predict_length=64 max_target_length=256 decode_sampling_strategy=nucleus decode_sampling_temperature=0.7 \
+    decode_sampling_nucleus_p=0.95
 
 # ---- what was achieved --------------------------------------------------------------------------------------------------------
 say "after $trained s"

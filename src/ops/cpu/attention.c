@@ -6,19 +6,21 @@
 static hd_status take_work(hd_exec *ex, at_job *job, int64_t work_len, hd_err *err)
 {
     job->work_len = work_len;
-    return hd_arena_alloc(ex->scratch, (size_t)ex->n_threads * (size_t)work_len * sizeof(float), (void **)&job->work, err);
+    return hd_arena_alloc(ex->scratch, (size_t)ex->n_threads * (size_t)work_len * sizeof(float), (void **)&job->work,
+                          err);
 }
 
-static hd_status attention_fwd(hd_exec *ex, const hd_attention_shape *shape, const hd_tensor *q, const hd_tensor *k_nope,
-                               const hd_tensor *k_rope, const hd_tensor *v, const hd_tensor *segments, hd_tensor *o,
-                               hd_tensor *lse, hd_err *err)
+static hd_status attention_fwd(hd_exec *ex, const hd_attention_shape *shape, const hd_tensor *q,
+                               const hd_tensor *k_nope, const hd_tensor *k_rope, const hd_tensor *v,
+                               const hd_tensor *segments, hd_tensor *o, hd_tensor *lse, hd_err *err)
 {
     at_job job = at_make_job(shape, q, k_nope, k_rope, v, segments, AT_FORWARD_QUERIES);
     bool flash = shape->impl == HD_ATTENTION_FLASH;
     at_forward_work flash_work;
     at_plain_work plain_work;
-    hd_status st = take_work(ex, &job, flash ? at_forward_layout(&job, NULL, &flash_work)
-                                             : at_plain_layout(&job, NULL, false, &plain_work), err);
+    hd_status st = take_work(
+        ex, &job, flash ? at_forward_layout(&job, NULL, &flash_work) : at_plain_layout(&job, NULL, false, &plain_work),
+        err);
     if (st != HD_OK || ex->dry) { return st; }
     job.o_out = o;
     job.lse_out = lse;
@@ -32,7 +34,10 @@ static hd_status attention_fwd(hd_exec *ex, const hd_attention_shape *shape, con
 }
 
 /* Pairs whose parts of dk_rope are in memory at once. */
-static int64_t wave_pairs(const hd_exec *ex, int64_t n_pairs) { return hd_min_i64(n_pairs, 4 * (int64_t)ex->n_threads); }
+static int64_t wave_pairs(const hd_exec *ex, int64_t n_pairs)
+{
+    return hd_min_i64(n_pairs, 4 * (int64_t)ex->n_threads);
+}
 
 static hd_status take_backward_scratch(hd_exec *ex, at_job *job, bool two_passes, hd_err *err)
 {
@@ -42,8 +47,10 @@ static hd_status take_backward_scratch(hd_exec *ex, at_job *job, bool two_passes
     size_t row_bytes = (size_t)job->rope * sizeof(float), n_rows = (size_t)(job->n_seq * job->seq_len);
     size_t wave_rows = (size_t)(wave_pairs(ex, job->n_seq * job->n_head) * job->seq_len);
     job->n_sum_rows = two_passes ? AT_KEYS : job->n_query_blocks * job->block;
-    HD_TRY(take_work(ex, job, job->impl == HD_ATTENTION_FLASH ? at_backward_layout(job, NULL, &flash_work)
-                                                              : at_plain_layout(job, NULL, true, &plain_work), err));
+    HD_TRY(take_work(ex, job,
+                     job->impl == HD_ATTENTION_FLASH ? at_backward_layout(job, NULL, &flash_work)
+                                                     : at_plain_layout(job, NULL, true, &plain_work),
+                     err));
     HD_TRY(hd_arena_alloc(ex->scratch, wave_rows * row_bytes, (void **)&job->rope_partial, err));
     HD_TRY(hd_arena_alloc(ex->scratch, n_rows * row_bytes, (void **)&job->rope_sum, err));
 out:

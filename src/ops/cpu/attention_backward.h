@@ -13,13 +13,13 @@
 #include "ops/cpu/attention_forward.h"
 
 typedef struct at_backward_work {
-    float *q_rows, *do_rows;   /* (block, ld_k) of q * scale, (block, ld_v) of dO; q_rows ends as dQ */
-    float *q, *d_o;            /* the same as strips */
-    float *k, *v;              /* (AT_KEYS, ld_k), (AT_KEYS, ld_v) */
-    float *p, *ds;             /* (block / AT_NR, AT_KEYS, AT_NR) */
-    float *dq;                 /* strips of dQ^T */
-    float *lse, *delta;        /* (block) */
-    float *dk, *dv;            /* (T or AT_KEYS, ld_k), (T or AT_KEYS, ld_v) */
+    float *q_rows, *do_rows; /* (block, ld_k) of q * scale, (block, ld_v) of dO; q_rows ends as dQ */
+    float *q, *d_o;          /* the same as strips */
+    float *k, *v;            /* (AT_KEYS, ld_k), (AT_KEYS, ld_v) */
+    float *p, *ds;           /* (block / AT_NR, AT_KEYS, AT_NR) */
+    float *dq;               /* strips of dQ^T */
+    float *lse, *delta;      /* (block) */
+    float *dk, *dv;          /* (T or AT_KEYS, ld_k), (T or AT_KEYS, ld_v) */
 } at_backward_work;
 
 static int64_t at_backward_layout(const at_job *job, float *base, at_backward_work *w)
@@ -44,7 +44,10 @@ static int64_t at_backward_layout(const at_job *job, float *base, at_backward_wo
 static float at_dot_rows(const void *a, const void *b, hd_dtype dtype, int64_t n)
 {
     hd_vf sum = {0};
-    HD_FOR_LANES(i, n) { sum += hd_load(a, dtype, i, n) * hd_load(b, dtype, i, n); }
+    HD_FOR_LANES(i, n)
+    {
+        sum += hd_load(a, dtype, i, n) * hd_load(b, dtype, i, n);
+    }
     return hd_sum_lanes(sum);
 }
 
@@ -60,8 +63,8 @@ static void at_backward_start(const at_job *job, at_pair pair, const at_backward
         bool inside = i < tile->n_q;
         w->lse[i] = inside ? *at_lse(job->lse_in, pair, tile->q0 + i) : 0.0f;
         w->delta[i] = !inside ? 0.0f
-                              : at_dot_rows(at_head_row(job->d_o, row + i, pair.h), at_head_row(job->o, row + i, pair.h),
-                                            job->o->dtype, job->dim_v);
+                              : at_dot_rows(at_head_row(job->d_o, row + i, pair.h),
+                                            at_head_row(job->o, row + i, pair.h), job->o->dtype, job->dim_v);
     }
 }
 
@@ -84,29 +87,54 @@ static void at_gradient_strip(const at_backward_work *w, int64_t s, int64_t n_ke
 /* Whether masked pairs of the tile meet operands that are not finite. */
 static bool at_backward_hazard(const at_job *job, const at_backward_work *w, const at_tile *tile)
 {
-    return at_tile_is_masked(tile) && !(at_is_finite(w->k, job->ld_k, tile->n_k, job->dim_k) &&
-                                        at_is_finite(w->v, job->ld_v, tile->n_k, job->dim_v) &&
-                                        at_is_finite(w->q_rows, job->ld_k, tile->n_q, job->dim_k) &&
-                                        at_is_finite(w->do_rows, job->ld_v, tile->n_q, job->dim_v) &&
-                                        at_is_finite(w->lse, tile->n_q, 1, tile->n_q) &&
-                                        at_is_finite(w->delta, tile->n_q, 1, tile->n_q));
+    return at_tile_is_masked(tile) &&
+           !(at_is_finite(w->k, job->ld_k, tile->n_k, job->dim_k) &&
+             at_is_finite(w->v, job->ld_v, tile->n_k, job->dim_v) &&
+             at_is_finite(w->q_rows, job->ld_k, tile->n_q, job->dim_k) &&
+             at_is_finite(w->do_rows, job->ld_v, tile->n_q, job->dim_v) &&
+             at_is_finite(w->lse, tile->n_q, 1, tile->n_q) && at_is_finite(w->delta, tile->n_q, 1, tile->n_q));
 }
 
-static int64_t at_active_strips(const at_tile *tile) { return hd_ceil_div(tile->n_q, AT_NR); }
+static int64_t at_active_strips(const at_tile *tile)
+{
+    return hd_ceil_div(tile->n_q, AT_NR);
+}
 
 /* P and dS of the tile; with_dq: and the tile's part of dQ. */
-static void at_backward_scores(const at_job *job, const at_backward_work *w, const at_tile *tile, bool with_dq, bool first)
+static void at_backward_scores(const at_job *job, const at_backward_work *w, const at_tile *tile, bool with_dq,
+                               bool first)
 {
     for (int64_t s = 0; s < at_active_strips(tile); s++) {
         int64_t n_keys = at_strip_keys(tile, s);
         if (n_keys == 0) { continue; }
         float *p = w->p + s * AT_KEYS * AT_NR, *ds = w->ds + s * AT_KEYS * AT_NR;
-        at_product scores = {.a = w->k, .lda = job->ld_k, .m = n_keys, .b = w->q + s * at_strip_len(job->dim_k),
-                             .ldb = AT_NR, .run_len = job->dim_k, .n_runs = 1, .c = p, .ldc = AT_NR};
-        at_product dp = {.a = w->v, .lda = job->ld_v, .m = n_keys, .b = w->d_o + s * at_strip_len(job->dim_v),
-                         .ldb = AT_NR, .run_len = job->dim_v, .n_runs = 1, .c = ds, .ldc = AT_NR};
-        at_product dq = {.a = w->k, .lda = job->ld_k, .m = job->dim_k, .b = ds, .ldb = AT_NR, .run_len = n_keys,
-                         .n_runs = 1, .c = w->dq + s * at_strip_len(job->dim_k), .ldc = AT_NR,
+        at_product scores = {.a = w->k,
+                             .lda = job->ld_k,
+                             .m = n_keys,
+                             .b = w->q + s * at_strip_len(job->dim_k),
+                             .ldb = AT_NR,
+                             .run_len = job->dim_k,
+                             .n_runs = 1,
+                             .c = p,
+                             .ldc = AT_NR};
+        at_product dp = {.a = w->v,
+                         .lda = job->ld_v,
+                         .m = n_keys,
+                         .b = w->d_o + s * at_strip_len(job->dim_v),
+                         .ldb = AT_NR,
+                         .run_len = job->dim_v,
+                         .n_runs = 1,
+                         .c = ds,
+                         .ldc = AT_NR};
+        at_product dq = {.a = w->k,
+                         .lda = job->ld_k,
+                         .m = job->dim_k,
+                         .b = ds,
+                         .ldb = AT_NR,
+                         .run_len = n_keys,
+                         .n_runs = 1,
+                         .c = w->dq + s * at_strip_len(job->dim_k),
+                         .ldc = AT_NR,
                          .mode = first ? AT_SET : AT_ADD};
         at_multiply_rows(&scores);
         at_mask_strip(tile, s, n_keys, -INFINITY, p);
@@ -123,15 +151,24 @@ static void at_backward_scores(const at_job *job, const at_backward_work *w, con
 
 /* sums (n_k, ld) += A^T rows: A is P or dS as strips, rows (block, ld) is dO or Q.  Keys that only the strips from
  * s on see are multiplied with those strips alone. */
-static void at_add_products(const at_tile *tile, const float *a, const float *rows, float *sums, int64_t ld, int64_t width)
+static void at_add_products(const at_tile *tile, const float *a, const float *rows, float *sums, int64_t ld,
+                            int64_t width)
 {
     int64_t n_strips = at_active_strips(tile), begin = 0;
     for (int64_t s = 0; s < n_strips; s++) {
         int64_t end = at_strip_keys(tile, s);
         for (int64_t column = 0; column < width && end > begin; column += AT_NR) {
-            at_product t = {.a = a + (s * AT_KEYS + begin) * AT_NR, .lda = AT_NR, .a_run = AT_KEYS * AT_NR, .m = end - begin,
-                            .b = rows + s * AT_NR * ld + column, .ldb = ld, .run_len = AT_NR, .n_runs = n_strips - s,
-                            .c = sums + begin * ld + column, .ldc = ld, .mode = AT_ADD};
+            at_product t = {.a = a + (s * AT_KEYS + begin) * AT_NR,
+                            .lda = AT_NR,
+                            .a_run = AT_KEYS * AT_NR,
+                            .m = end - begin,
+                            .b = rows + s * AT_NR * ld + column,
+                            .ldb = ld,
+                            .run_len = AT_NR,
+                            .n_runs = n_strips - s,
+                            .c = sums + begin * ld + column,
+                            .ldc = ld,
+                            .mode = AT_ADD};
             if (tile->hazard) {
                 at_multiply_seen_strips(tile, s, begin, &t);
             } else {
@@ -166,7 +203,8 @@ static void at_store_dkv(const at_job *job, at_pair pair, int64_t t0, int64_t n,
 }
 
 /* All tiles of one block of queries; dk and dv (NULL: dQ alone) are the sums of the whole head. */
-static void at_backward_queries(const at_job *job, at_pair pair, const at_backward_work *w, int64_t q0, float *dk, float *dv)
+static void at_backward_queries(const at_job *job, at_pair pair, const at_backward_work *w, int64_t q0, float *dk,
+                                float *dv)
 {
     at_tile tile;
     bool first = true;
@@ -246,7 +284,8 @@ enum { AT_ROPE_ROWS = 64 };
 
 static void at_rope_row(const at_job *job, at_pair pair, int64_t t)
 {
-    const float *part = job->rope_partial + ((pair.b * job->n_head + pair.h - job->wave_begin) * job->seq_len + t) * job->rope;
+    const float *part =
+        job->rope_partial + ((pair.b * job->n_head + pair.h - job->wave_begin) * job->seq_len + t) * job->rope;
     float *sum = job->rope_sum + (pair.first_row + t) * job->rope;
     for (int64_t d = 0; d < job->rope; d++) { sum[d] = pair.h == 0 ? part[d] : sum[d] + part[d]; }
     if (pair.h == job->n_head - 1) {

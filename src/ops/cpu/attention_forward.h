@@ -8,11 +8,11 @@
 #include "ops/cpu/attention_job.h"
 
 typedef struct at_forward_work {
-    float *rows;   /* (block, max ld): q, at the end o */
-    float *q;      /* strips of q * scale */
-    float *k, *v;  /* (AT_KEYS, ld_k), (AT_KEYS, ld_v) */
-    float *scores; /* (AT_KEYS, AT_NR): one strip */
-    float *o;      /* strips of O^T */
+    float *rows;                /* (block, max ld): q, at the end o */
+    float *q;                   /* strips of q * scale */
+    float *k, *v;               /* (AT_KEYS, ld_k), (AT_KEYS, ld_v) */
+    float *scores;              /* (AT_KEYS, AT_NR): one strip */
+    float *o;                   /* strips of O^T */
     float *max, *sum, *rescale; /* (block) */
 } at_forward_work;
 
@@ -78,11 +78,26 @@ static void at_forward_tile(const at_job *job, const at_forward_work *w, const a
     for (int64_t s = 0; s < job->block / AT_NR; s++) {
         int64_t n_keys = at_strip_keys(tile, s);
         if (n_keys == 0 || s * AT_NR >= tile->n_q) { continue; }
-        at_product scores = {.a = w->k, .lda = job->ld_k, .m = n_keys, .b = w->q + s * at_strip_len(job->dim_k),
-                             .ldb = AT_NR, .run_len = job->dim_k, .n_runs = 1, .c = w->scores, .ldc = AT_NR};
-        at_product output = {.a = w->v, .lda = job->ld_v, .m = job->dim_v, .b = w->scores, .ldb = AT_NR,
-                             .run_len = n_keys, .n_runs = 1, .c = w->o + s * at_strip_len(job->dim_v), .ldc = AT_NR,
-                             .mode = first ? AT_SET : AT_SCALE, .scale = w->rescale + s * AT_NR};
+        at_product scores = {.a = w->k,
+                             .lda = job->ld_k,
+                             .m = n_keys,
+                             .b = w->q + s * at_strip_len(job->dim_k),
+                             .ldb = AT_NR,
+                             .run_len = job->dim_k,
+                             .n_runs = 1,
+                             .c = w->scores,
+                             .ldc = AT_NR};
+        at_product output = {.a = w->v,
+                             .lda = job->ld_v,
+                             .m = job->dim_v,
+                             .b = w->scores,
+                             .ldb = AT_NR,
+                             .run_len = n_keys,
+                             .n_runs = 1,
+                             .c = w->o + s * at_strip_len(job->dim_v),
+                             .ldc = AT_NR,
+                             .mode = first ? AT_SET : AT_SCALE,
+                             .scale = w->rescale + s * AT_NR};
         at_multiply_rows(&scores);
         at_mask_strip(tile, s, n_keys, -INFINITY, w->scores);
         at_softmax_strip(w, s, n_keys);
@@ -106,7 +121,8 @@ static void at_forward_finish(const at_job *job, at_pair pair, const at_forward_
 
 static void at_forward_start(const at_job *job, at_pair pair, const at_forward_work *w, const at_tile *tile)
 {
-    at_load_query_rows(job, job->q, pair, tile->first_row + tile->q0, tile->n_q, job->scale, job->dim_k, w->rows, job->ld_k);
+    at_load_query_rows(job, job->q, pair, tile->first_row + tile->q0, tile->n_q, job->scale, job->dim_k, w->rows,
+                       job->ld_k);
     at_rows_to_strips(job, w->rows, job->ld_k, job->dim_k, w->q);
     for (int64_t i = 0; i < job->block; i++) {
         w->max[i] = -FLT_MAX;

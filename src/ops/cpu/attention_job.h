@@ -25,15 +25,17 @@ typedef struct at_job {
     int64_t ld_k, ld_v;                                       /* row strides of tiles of width dim_k and dim_v */
     int64_t block, n_query_blocks;                            /* queries of a block, blocks of a sequence */
     int64_t n_sum_rows; /* backward: rows of the sums of dK and dV in the workspace */
-    float *work; /* (n_threads, work_len) */
+    float *work;        /* (n_threads, work_len) */
     int64_t work_len;
-    float *rope_partial; /* backward: (wave, T, rope), one head's part of dk_rope each */
-    float *rope_sum;     /* backward: (N, rope) */
+    float *rope_partial;          /* backward: (wave, T, rope), one head's part of dk_rope each */
+    float *rope_sum;              /* backward: (N, rope) */
     int64_t wave_begin, wave_end; /* the (sequence, head) pairs in rope_partial */
 } at_job;
 
 /* A (sequence, head) pair. */
-typedef struct at_pair { int64_t b, h, first_row; } at_pair;
+typedef struct at_pair {
+    int64_t b, h, first_row;
+} at_pair;
 
 static inline at_pair at_make_pair(const at_job *job, int64_t pair)
 {
@@ -44,9 +46,19 @@ static inline at_pair at_make_pair(const at_job *job, int64_t pair)
 static inline at_job at_make_job(const hd_attention_shape *shape, const hd_tensor *q, const hd_tensor *k_nope,
                                  const hd_tensor *k_rope, const hd_tensor *v, const hd_tensor *segments, int64_t block)
 {
-    at_job job = {.q = q, .k_nope = k_nope, .k_rope = k_rope, .v = v, .segments = segments,
-                  .scale = (float)shape->scale, .impl = shape->impl, .n_seq = shape->n_seq, .seq_len = shape->seq_len,
-                  .n_head = q->shape[1], .nope = k_nope->shape[2], .rope = k_rope->shape[1], .dim_v = v->shape[2]};
+    at_job job = {.q = q,
+                  .k_nope = k_nope,
+                  .k_rope = k_rope,
+                  .v = v,
+                  .segments = segments,
+                  .scale = (float)shape->scale,
+                  .impl = shape->impl,
+                  .n_seq = shape->n_seq,
+                  .seq_len = shape->seq_len,
+                  .n_head = q->shape[1],
+                  .nope = k_nope->shape[2],
+                  .rope = k_rope->shape[1],
+                  .dim_v = v->shape[2]};
     job.dim_k = job.nope + job.rope;
     job.ld_k = at_stride(job.dim_k);
     job.ld_v = at_stride(job.dim_v);
@@ -108,7 +120,10 @@ static inline void at_load_query_rows(const at_job *job, const hd_tensor *t, at_
 }
 
 /* Rows (block, ld) to strips: (block / AT_NR, width rounded up, AT_NR).  A strip has strip_len elements. */
-static inline int64_t at_strip_len(int64_t width) { return hd_ceil_div(width, AT_NR) * AT_NR * AT_NR; }
+static inline int64_t at_strip_len(int64_t width)
+{
+    return hd_ceil_div(width, AT_NR) * AT_NR * AT_NR;
+}
 
 static inline void at_rows_to_strips(const at_job *job, const float *rows, int64_t ld, int64_t width, float *strips)
 {
@@ -214,7 +229,10 @@ static inline bool at_is_finite(const float *x, int64_t ld, int64_t rows, int64_
 {
     hd_vf zero = {0};
     for (int64_t i = 0; i < rows; i++) {
-        HD_FOR_LANES(c, width) { zero += hd_load(x + i * ld, HD_DTYPE_F32, c, width) * 0.0f; }
+        HD_FOR_LANES(c, width)
+        {
+            zero += hd_load(x + i * ld, HD_DTYPE_F32, c, width) * 0.0f;
+        }
     }
     return hd_sum_lanes(zero) == 0.0f;
 }
@@ -246,7 +264,8 @@ static inline void at_multiply_seen_strips(const at_tile *tile, int64_t s, int64
         hd_vf_u *c = (hd_vf_u *)(t->c + j * t->ldc);
         for (int64_t i = 0; i < t->n_runs * AT_NR; i++) {
             int64_t query = s * AT_NR + i;
-            bool sees = tile->k0 + key + j <= tile->q0 + query && tile->query_segment[query] == tile->key_segment[key + j];
+            bool sees =
+                tile->k0 + key + j <= tile->q0 + query && tile->query_segment[query] == tile->key_segment[key + j];
             const hd_vf_u *row = (const hd_vf_u *)(t->b + i * t->ldb);
             float p = t->a[i / AT_NR * t->a_run + j * AT_NR + i % AT_NR];
             for (int half = 0; sees && half < 2; half++) { acc[half] += p * row[half]; }

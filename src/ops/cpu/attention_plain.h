@@ -6,11 +6,11 @@
 #include "ops/cpu/attention_backward.h"
 
 typedef struct at_plain_work {
-    float *q, *d_o;       /* (dim_k) of q * scale, (dim_v) */
-    float *k, *v;         /* (T, ld_k), (T, ld_v): the head's keys and values */
-    float *p, *ds;        /* (T) */
-    float *out;           /* (max ld): o or dq */
-    float *dk, *dv;       /* (T, ld_k), (T, ld_v); backward only */
+    float *q, *d_o; /* (dim_k) of q * scale, (dim_v) */
+    float *k, *v;   /* (T, ld_k), (T, ld_v): the head's keys and values */
+    float *p, *ds;  /* (T) */
+    float *out;     /* (max ld): o or dq */
+    float *dk, *dv; /* (T, ld_k), (T, ld_v); backward only */
 } at_plain_work;
 
 static int64_t at_plain_layout(const at_job *job, float *base, bool backward, at_plain_work *w)

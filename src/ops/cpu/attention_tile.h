@@ -34,8 +34,8 @@ typedef struct at_product {
     at_mode mode;
 } at_product;
 
-HD_INLINE void at_accumulate(const int mr, const at_order order, const float *a, int64_t lda, const float *b, int64_t ldb,
-                             int64_t k, hd_vf acc[AT_MR][2])
+HD_INLINE void at_accumulate(const int mr, const at_order order, const float *a, int64_t lda, const float *b,
+                             int64_t ldb, int64_t k, hd_vf acc[AT_MR][2])
 {
     for (int64_t p = 0; p < k; p++) {
         hd_vf b0 = *(const hd_vf_u *)(b + p * ldb), b1 = *(const hd_vf_u *)(b + p * ldb + HD_LANES);
@@ -87,17 +87,24 @@ HD_INLINE void at_run(const at_order order, const at_product *t)
 #define AT_CASE(n) \
     case n: at_block(n, order, t, a, c); break;
         switch (mr) {
-            AT_CASE(1) AT_CASE(2) AT_CASE(3) AT_CASE(4) AT_CASE(5) AT_CASE(6)
+            AT_CASE(1)
+            AT_CASE(2) AT_CASE(3) AT_CASE(4) AT_CASE(5) AT_CASE(6)
 #if defined(__AVX512F__) || defined(__aarch64__)
-            AT_CASE(7) AT_CASE(8) AT_CASE(9) AT_CASE(10) AT_CASE(11) AT_CASE(12)
+                AT_CASE(7) AT_CASE(8) AT_CASE(9) AT_CASE(10) AT_CASE(11) AT_CASE(12)
 #endif
         }
 #undef AT_CASE
     }
 }
 
-static __attribute__((noinline)) void at_multiply_rows(const at_product *t) { at_run(AT_BY_ROWS, t); }
-static __attribute__((noinline)) void at_multiply_columns(const at_product *t) { at_run(AT_BY_COLUMNS, t); }
+static __attribute__((noinline)) void at_multiply_rows(const at_product *t)
+{
+    at_run(AT_BY_ROWS, t);
+}
+static __attribute__((noinline)) void at_multiply_columns(const at_product *t)
+{
+    at_run(AT_BY_COLUMNS, t);
+}
 
 /* By rows with lda = AT_NR, known when compiling: A is strips. */
 static __attribute__((noinline)) void at_multiply_strips(const at_product *t)
@@ -173,9 +180,8 @@ HD_INLINE void at_prefetch_row(const void *row, hd_dtype dtype, int64_t n)
 
 static void at_store_row(const float *from, float factor, void *row, hd_dtype dtype, int64_t n)
 {
-    HD_WITH_DTYPE(dtype, D, {
-        HD_MAP_LANES(i, 0, n, { hd_store(row, D, i, n, hd_load(from, HD_DTYPE_F32, i, n) * factor); });
-    });
+    HD_WITH_DTYPE(dtype, D,
+                  { HD_MAP_LANES(i, 0, n, { hd_store(row, D, i, n, hd_load(from, HD_DTYPE_F32, i, n) * factor); }); });
 }
 
 #endif

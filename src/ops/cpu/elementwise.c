@@ -12,18 +12,24 @@ typedef struct embed_job {
     int64_t item_rows;
 } embed_job;
 
+HD_INLINE void convert_row(const void *x, hd_dtype x_dtype, void *y, hd_dtype y_dtype, int64_t n)
+{
+    HD_MAP_LANES(i, 0, n, { hd_store(y, y_dtype, i, n, hd_load(x, x_dtype, i, n)); });
+}
+
 static void copy_row(const void *x, hd_dtype x_dtype, void *y, hd_dtype y_dtype, int64_t n)
 {
     if (x_dtype == y_dtype) {
         memcpy(y, x, (size_t)n * (x_dtype == HD_DTYPE_F32 ? 4 : 2));
         return;
     }
-    HD_WITH_DTYPE(x_dtype, X, HD_WITH_DTYPE(y_dtype, Y, {
-        HD_MAP_LANES(i, 0, n, { hd_store(y, Y, i, n, hd_load(x, X, i, n)); });
-    }););
+    HD_WITH_DTYPES_2(x_dtype, X, y_dtype, Y, convert_row(x, X, y, Y, n););
 }
 
-static void zero_row(void *y, hd_dtype dtype, int64_t n) { memset(y, 0, (size_t)n * (dtype == HD_DTYPE_F32 ? 4 : 2)); }
+static void zero_row(void *y, hd_dtype dtype, int64_t n)
+{
+    memset(y, 0, (size_t)n * (dtype == HD_DTYPE_F32 ? 4 : 2));
+}
 
 static void embed_rows(void *arg, int64_t item, int thread)
 {
@@ -52,11 +58,15 @@ static hd_status embedding_fwd(hd_exec *ex, const hd_tensor *ids, const hd_weigh
     return HD_OK;
 }
 
+HD_INLINE void add_span(const void *a, hd_dtype da, const void *b, hd_dtype db, void *y, hd_dtype dy, int64_t begin,
+                        int64_t end)
+{
+    HD_MAP_LANES(i, begin, end, { hd_store(y, dy, i, end, hd_load(a, da, i, end) + hd_load(b, db, i, end)); });
+}
+
 static void add_row_f32(float *y, const void *x, hd_dtype x_dtype, int64_t n)
 {
-    HD_WITH_DTYPE(x_dtype, X, {
-        HD_MAP_LANES(i, 0, n, { hd_store(y, HD_DTYPE_F32, i, n, hd_load(y, HD_DTYPE_F32, i, n) + hd_load(x, X, i, n)); });
-    });
+    HD_WITH_DTYPE(x_dtype, X, add_span(y, HD_DTYPE_F32, x, X, y, HD_DTYPE_F32, 0, n););
 }
 
 /* A block of vocabulary rows, each the sum of its tokens' gradients in order of position. */
@@ -118,12 +128,9 @@ typedef struct map_job {
     float value;
 } map_job;
 
-static bool is_act(const hd_tensor *t) { return t->dtype == HD_DTYPE_F32 || t->dtype == HD_DTYPE_BF16; }
-
-HD_INLINE void add_span(const void *a, hd_dtype da, const void *b, hd_dtype db, void *y, hd_dtype dy, int64_t begin,
-                        int64_t end)
+static bool is_act(const hd_tensor *t)
 {
-    HD_MAP_LANES(i, begin, end, { hd_store(y, dy, i, end, hd_load(a, da, i, end) + hd_load(b, db, i, end)); });
+    return t->dtype == HD_DTYPE_F32 || t->dtype == HD_DTYPE_BF16;
 }
 
 static void add_item(void *arg, int64_t item, int thread)
@@ -135,9 +142,7 @@ static void add_item(void *arg, int64_t item, int thread)
     for (int64_t r = p.row_begin; r < p.row_end; r++) {
         const void *a = hd_split_row(&job->split, job->a, r), *b = hd_split_row(&job->split, job->b, r);
         void *y = hd_split_row(&job->split, job->y, r);
-        HD_WITH_DTYPE(da, A, HD_WITH_DTYPE(db, B, HD_WITH_DTYPE(dy, Y, {
-            add_span(a, A, b, B, y, Y, p.column_begin, p.column_end);
-        });););
+        HD_WITH_DTYPES_3(da, A, db, B, dy, Y, add_span(a, A, b, B, y, Y, p.column_begin, p.column_end););
     }
 }
 
@@ -189,9 +194,8 @@ static void fill_item(void *arg, int64_t item, int thread)
     hd_vf value = hd_splat(job->value);
     for (int64_t r = p.row_begin; r < p.row_end; r++) {
         void *y = hd_split_row(&job->split, job->y, r);
-        HD_WITH_DTYPE(job->y->dtype, Y, {
-            HD_MAP_LANES(i, p.column_begin, p.column_end, { hd_store(y, Y, i, p.column_end, value); });
-        });
+        HD_WITH_DTYPE(job->y->dtype, Y,
+                      { HD_MAP_LANES(i, p.column_begin, p.column_end, { hd_store(y, Y, i, p.column_end, value); }); });
     }
 }
 
@@ -234,9 +238,8 @@ static void scale_item(void *arg, int64_t item, int thread)
     int64_t end = hd_min_i64(job->y->shape[0], (item + 1) * job->item_rows);
     for (int64_t i = item * job->item_rows; i < end; i++) {
         float w = hd_get(hd_row(job->w, i), job->w->dtype, 0);
-        HD_WITH_DTYPE(job->x->dtype, X, {
-            scale_row(hd_row(job->x, i), X, w, job->accum, hd_row(job->y, i), job->y->shape[1]);
-        });
+        HD_WITH_DTYPE(job->x->dtype, X,
+                      scale_row(hd_row(job->x, i), X, w, job->accum, hd_row(job->y, i), job->y->shape[1]););
     }
 }
 

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "ops/cpu/gemm_few.h"
 #include "ops/cpu/gemm_kernel.h"
 #include "ops/cpu/gemm_pack.h"
 #include "ops/cpu/gemm_read.h"
@@ -322,10 +323,44 @@ static void run_block(gemm_item *item, const gemm_item *next, int64_t k, int64_t
     }
 }
 
+/* Few rows and B [n, k]: weights go from memory through registers, column group after column group. */
+static bool is_few(const gemm_item *item)
+{
+    return item->phase->form->b_row == 1 && item->row_end - item->row_begin == item->task->rows &&
+           item->task->rows <= HD_GEMM_FEW_MAX;
+}
+
+static void run_few(const gemm_item *item, const gemm_item *next, bool add)
+{
+    const hd_gemm_form *form = item->phase->form;
+    const gemm_task *task = item->task;
+    const hd_gemm_few_fn *kernels = form->b_dtype == HD_DTYPE_BF16 ? gemm_few_bf16 : gemm_few_f32;
+    hd_gemm_few f = {.span = span_of(item->phase, task), .sums_row = item->sums_row};
+    int64_t column_bytes = form->b_column * gemm_element_bytes(form->b_dtype), k_begin = item->phase->k_begin;
+    const char *b = gemm_address(task->b, form->b_dtype, k_begin) + item->column * column_bytes;
+    const char *last = next != NULL ? gemm_address(next->task->b, form->b_dtype, k_begin) + next->column * column_bytes : b;
+    for (int64_t j = 0; j < item->columns; j += HD_LANES) {
+        f.columns = hd_min_i64(HD_LANES, item->columns - j);
+        f.next = j + HD_LANES < item->columns ? HD_LANES * column_bytes : last - (b + j * column_bytes);
+        f.sums = item->sums + j;
+        for (int64_t r = 0; r < HD_LANES; r++) { f.rows[r] = b + (j + hd_min_i64(r, f.columns - 1)) * column_bytes; }
+        for (f.k = 0; f.k < f.span; f.k += HD_GEMM_KC) {
+            f.kc = hd_min_i64(HD_GEMM_KC, f.span - f.k);
+            f.a = task->packed + packed_at(task->rows, 1, 0, f.k / HD_GEMM_KC, f.kc);
+            f.add = add || f.k > 0;
+            kernels[task->rows](&f);
+        }
+    }
+}
+
 /* All k-blocks of the span.  The end fetches the beginning of `next`, the item after this one (NULL: none). */
 static void run_blocks(gemm_item *item, const gemm_item *next, bool add)
 {
     int64_t span = span_of(item->phase, item->task);
+    if (is_few(item) && span > 0) {
+        run_few(item, next, add);
+        return;
+    }
     for (int64_t k = 0; k < span; k += HD_GEMM_KC) {
         run_block(item, next, k, hd_min_i64(HD_GEMM_KC, span - k), add || k > 0);
     }

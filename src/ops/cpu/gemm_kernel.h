@@ -62,6 +62,16 @@ HD_INLINE void gemm_fma(hd_vf *acc, hd_vf a, hd_vf b)
 #endif
 }
 
+/* acc += *a * b, the scalar broadcast by the instruction where it can. */
+HD_INLINE void gemm_fma_at(hd_vf *acc, const float *a, hd_vf b)
+{
+#if defined(__AVX512F__)
+    __asm__("vfmadd231ps %1%{1to16%}, %2, %0" : "+v"(*acc) : "m"(*a), "v"(b));
+#else
+    gemm_fma(acc, hd_splat(*a), b);
+#endif
+}
+
 HD_INLINE void gemm_step(const int rows, const int vectors, const float *a, const float *b, hd_vf acc[][HD_GEMM_VECTORS])
 {
     hd_vf bv[HD_GEMM_VECTORS];

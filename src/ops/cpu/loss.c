@@ -38,7 +38,10 @@ static float block_sum_exp(const float *z, float max, int64_t n)
 }
 
 /* exp(from - to) as a factor of a sum taken relative to `from`; an empty sum (from = -inf) stays 0. */
-static double rescale(float from, float to) { return from == -INFINITY ? 0.0 : exp((double)from - (double)to); }
+static double rescale(float from, float to)
+{
+    return from == -INFINITY ? 0.0 : exp((double)from - (double)to);
+}
 
 static void row_max_sum(const float *z, int64_t n, float *max_out, float *sum_out)
 {
@@ -74,8 +77,13 @@ static hd_status xent_partial(hd_exec *ex, const hd_tensor *logits, const hd_ten
 {
     (void)err;
     if (ex->dry) { return HD_OK; }
-    xent_job job = {.logits = logits, .targets = targets, .v_begin = v_begin, .max = max, .sum = sum,
-                    .target_logit = target_logit, .item_rows = hd_rows_per_item(logits->shape[1] * 4)};
+    xent_job job = {.logits = logits,
+                    .targets = targets,
+                    .v_begin = v_begin,
+                    .max = max,
+                    .sum = sum,
+                    .target_logit = target_logit,
+                    .item_rows = hd_rows_per_item(logits->shape[1] * 4)};
     hd_parallel_for(ex->n_threads, hd_ceil_div(logits->shape[0], job.item_rows), xent_partial_item, &job);
     return HD_OK;
 }
@@ -154,8 +162,14 @@ static hd_status xent_bwd(hd_exec *ex, const hd_tensor *logits, const hd_tensor 
 {
     (void)err;
     if (ex->dry) { return HD_OK; }
-    xent_job job = {.logits = logits, .targets = targets, .v_begin = v_begin, .lse = lse, .weights = weights,
-                    .z_loss = z_loss, .scale = scale, .dlogits = dlogits,
+    xent_job job = {.logits = logits,
+                    .targets = targets,
+                    .v_begin = v_begin,
+                    .lse = lse,
+                    .weights = weights,
+                    .z_loss = z_loss,
+                    .scale = scale,
+                    .dlogits = dlogits,
                     .item_rows = hd_rows_per_item(logits->shape[1] * 8)};
     hd_parallel_for(ex->n_threads, hd_ceil_div(logits->shape[0], job.item_rows), xent_gradient_item, &job);
     return HD_OK;

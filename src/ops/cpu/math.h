@@ -23,7 +23,10 @@ typedef uint16_t hd_vh_u __attribute__((vector_size(HD_LANES * 2), may_alias, al
 typedef float hd_vf_half __attribute__((vector_size(HD_LANES * 2), may_alias));
 typedef double hd_vd __attribute__((vector_size(HD_LANES * 4), may_alias)); /* half the lanes of hd_vf */
 
-HD_INLINE hd_vf hd_splat(float x) { return x - (hd_vf){0}; }
+HD_INLINE hd_vf hd_splat(float x)
+{
+    return x - (hd_vf){0};
+}
 
 /* ---- selection: mask lanes are all ones or all zeros ---- */
 
@@ -159,24 +162,26 @@ HD_INLINE hd_vf hd_round_to(hd_vf x, hd_dtype dtype)
 
 /* The same loop with its body twice: whole vectors, where the compiler drops the checks of hd_load and hd_store, and the
  * rest.  For loops whose dtypes are constants. */
-#define HD_MAP_LANES(i, begin, n, ...)                                      \
-    do {                                                                    \
-        int64_t i = (begin);                                                \
-        for (; i + HD_LANES <= (n); i += HD_LANES) { __VA_ARGS__ }          \
-        if (i < (n)) { __VA_ARGS__ }                                        \
+#define HD_MAP_LANES(i, begin, n, ...)                             \
+    do {                                                           \
+        int64_t i = (begin);                                       \
+        for (; i + HD_LANES <= (n); i += HD_LANES) { __VA_ARGS__ } \
+        if (i < (n)) { __VA_ARGS__ }                               \
     } while (0)
 
-/* Runs a statement with D the constant f32 or bf16, as dtype says. */
-#define HD_WITH_DTYPE(dtype, D, ...)                                        \
-    do {                                                                    \
-        if ((dtype) == HD_DTYPE_F32) {                                      \
-            const hd_dtype D = HD_DTYPE_F32;                                \
-            __VA_ARGS__                                                     \
-        } else {                                                            \
-            const hd_dtype D = HD_DTYPE_BF16;                               \
-            __VA_ARGS__                                                     \
-        }                                                                   \
+/* Runs a statement with D the constant f32 or bf16, as dtype says; the same for two and three dtypes. */
+#define HD_WITH_DTYPE(dtype, D, ...)          \
+    do {                                      \
+        if ((dtype) == HD_DTYPE_F32) {        \
+            const hd_dtype D = HD_DTYPE_F32;  \
+            __VA_ARGS__                       \
+        } else {                              \
+            const hd_dtype D = HD_DTYPE_BF16; \
+            __VA_ARGS__                       \
+        }                                     \
     } while (0)
+#define HD_WITH_DTYPES_2(a, A, b, B, ...) HD_WITH_DTYPE(a, A, HD_WITH_DTYPE(b, B, __VA_ARGS__);)
+#define HD_WITH_DTYPES_3(a, A, b, B, c, C, ...) HD_WITH_DTYPE(a, A, HD_WITH_DTYPES_2(b, B, c, C, __VA_ARGS__);)
 
 /* Lanes i .. i + HD_LANES of a row of n elements; zeros beyond its end. */
 HD_INLINE hd_vf hd_load(const void *row, hd_dtype dtype, int64_t i, int64_t n)
@@ -199,12 +204,20 @@ HD_INLINE void hd_store(void *row, hd_dtype dtype, int64_t i, int64_t n, hd_vf v
 {
     if (dtype == HD_DTYPE_F32) {
         float *p = (float *)row + i;
-        if (__builtin_expect(i + HD_LANES <= n, 1)) { *(hd_vf_u *)p = v; } else { memcpy(p, &v, (size_t)(n - i) * sizeof *p); }
+        if (__builtin_expect(i + HD_LANES <= n, 1)) {
+            *(hd_vf_u *)p = v;
+        } else {
+            memcpy(p, &v, (size_t)(n - i) * sizeof *p);
+        }
         return;
     }
     uint16_t *p = (uint16_t *)row + i;
     hd_vh h = hd_narrow(v);
-    if (__builtin_expect(i + HD_LANES <= n, 1)) { *(hd_vh_u *)p = h; } else { memcpy(p, &h, (size_t)(n - i) * sizeof *p); }
+    if (__builtin_expect(i + HD_LANES <= n, 1)) {
+        *(hd_vh_u *)p = h;
+    } else {
+        memcpy(p, &h, (size_t)(n - i) * sizeof *p);
+    }
 }
 
 /* One element. */
@@ -310,18 +323,33 @@ HD_INLINE void *hd_at(const hd_tensor *t, int64_t element_offset)
 }
 
 /* Row i of a tensor of one or two dimensions. */
-HD_INLINE void *hd_row(const hd_tensor *t, int64_t i) { return hd_at(t, i * t->stride[0]); }
+HD_INLINE void *hd_row(const hd_tensor *t, int64_t i)
+{
+    return hd_at(t, i * t->stride[0]);
+}
 
 /* ---- splitting: an item of parallel work should touch about this many bytes, so that the loop's overhead of a few
  * hundred ns disappears and small ops stay on one thread ---- */
 
 enum { HD_ITEM_BYTES = 128 * 1024 };
 
-HD_INLINE int64_t hd_min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
-HD_INLINE int64_t hd_max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
-HD_INLINE int64_t hd_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+HD_INLINE int64_t hd_min_i64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+HD_INLINE int64_t hd_max_i64(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+HD_INLINE int64_t hd_ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
 
 /* Rows per item when a row moves row_bytes. */
-HD_INLINE int64_t hd_rows_per_item(int64_t row_bytes) { return hd_max_i64(1, HD_ITEM_BYTES / hd_max_i64(1, row_bytes)); }
+HD_INLINE int64_t hd_rows_per_item(int64_t row_bytes)
+{
+    return hd_max_i64(1, HD_ITEM_BYTES / hd_max_i64(1, row_bytes));
+}
 
 #endif

@@ -34,7 +34,7 @@ static void swiglu_item(void *arg, int64_t item, int thread)
     for (int64_t r = begin; r < end; r++) {
         const void *g = hd_row(job->g, r), *u = hd_row(job->u, r);
         void *h = hd_row(job->h, r);
-        HD_WITH_DTYPE(job->g->dtype, G, HD_WITH_DTYPE(job->h->dtype, H, swiglu_row(g, u, G, h, H, n);););
+        HD_WITH_DTYPES_2(job->g->dtype, G, job->h->dtype, H, swiglu_row(g, u, G, h, H, n););
     }
 }
 
@@ -78,8 +78,7 @@ static void swiglu_gradient_item(void *arg, int64_t item, int thread)
     for (int64_t r = begin; r < end; r++) {
         const void *dh = hd_row(job->dh, r), *g = hd_row(job->g, r), *u = hd_row(job->u, r);
         void *dg = hd_row(job->dg, r), *du = hd_row(job->du, r);
-        HD_WITH_DTYPE(job->dh->dtype, H,
-                      HD_WITH_DTYPE(job->g->dtype, G, swiglu_gradient_row(dh, H, g, u, G, dg, du, n);););
+        HD_WITH_DTYPES_2(job->dh->dtype, H, job->g->dtype, G, swiglu_gradient_row(dh, H, g, u, G, dg, du, n););
     }
 }
 
@@ -120,16 +119,15 @@ static void moe_gradient_item(void *arg, int64_t item, int thread)
         const void *q = hd_row(job->q, r), *g = hd_row(job->g, r), *u = hd_row(job->u, r);
         void *dg = hd_row(job->dg, r), *du = hd_row(job->du, r), *hw = hd_row(job->hw, r);
         float w = *(const float *)hd_row(job->w, r), *dot = hd_row(job->dw, r);
-        HD_WITH_DTYPE(job->g->dtype, G, HD_WITH_DTYPE(job->q->dtype, Q, HD_WITH_DTYPE(job->hw->dtype, H, {
-            *dot = moe_gradient_row(q, Q, g, u, G, w, dg, du, hw, H, n);
-        });););
+        HD_WITH_DTYPES_3(job->g->dtype, G, job->q->dtype, Q, job->hw->dtype, H,
+                         *dot = moe_gradient_row(q, Q, g, u, G, w, dg, du, hw, H, n););
     }
 }
 
 /* Reads q, g, u, writes dg, du, hw: 24 bytes (f32) or 12 (bf16) an element. */
 static hd_status moe_swiglu_bwd(hd_exec *ex, const hd_tensor *q, const hd_tensor *g, const hd_tensor *u,
-                                const hd_tensor *w, const hd_tensor *n_rows, hd_tensor *dg, hd_tensor *du, hd_tensor *hw,
-                                hd_tensor *dw, hd_err *err)
+                                const hd_tensor *w, const hd_tensor *n_rows, hd_tensor *dg, hd_tensor *du,
+                                hd_tensor *hw, hd_tensor *dw, hd_err *err)
 {
     (void)err;
     if (ex->dry) { return HD_OK; }

@@ -15,7 +15,11 @@ typedef struct router_job {
 
 /* A list of the best values seen, in descending order; of equal values the first stays in front.  NaN counts as the
  * largest, so that it is chosen and shows in the weights. */
-typedef struct top_list { int64_t capacity, n; float *value; int32_t *index; } top_list;
+typedef struct top_list {
+    int64_t capacity, n;
+    float *value;
+    int32_t *index;
+} top_list;
 
 static void top_insert(top_list *top, float value, int32_t index)
 {
@@ -64,7 +68,10 @@ static void score_row(hd_score_func func, const float *z, float *s, int64_t n)
         softmax_row(z, s, n);
         return;
     }
-    HD_FOR_LANES(i, n) { hd_store(s, HD_DTYPE_F32, i, n, hd_sigmoid(hd_load(z, HD_DTYPE_F32, i, n))); }
+    HD_FOR_LANES(i, n)
+    {
+        hd_store(s, HD_DTYPE_F32, i, n, hd_sigmoid(hd_load(z, HD_DTYPE_F32, i, n)));
+    }
 }
 
 /* Leaves the two largest of all lanes of first and second in lane 0: lanes meet at distances LANES / 2, ..., 1. */
@@ -163,8 +170,14 @@ static hd_status router_fwd(hd_exec *ex, const hd_router_spec *spec, const hd_te
 {
     hd_status st = HD_OK;
     int64_t n_expert = logits->shape[1];
-    router_job job = {.spec = spec, .logits = logits, .bias = bias, .scores = scores, .ids = ids, .weights = weights,
-                      .row_len = hd_ceil_div(n_expert, 16) * 16, .item_rows = hd_rows_per_item(n_expert * 32)};
+    router_job job = {.spec = spec,
+                      .logits = logits,
+                      .bias = bias,
+                      .scores = scores,
+                      .ids = ids,
+                      .weights = weights,
+                      .row_len = hd_ceil_div(n_expert, 16) * 16,
+                      .item_rows = hd_rows_per_item(n_expert * 32)};
     if (spec->top_k > MAX_CHOICES || spec->n_group > MAX_CHOICES) {
         return HD_FAIL(err, HD_E_UNSUPPORTED, "router: %lld experts of %lld groups a token, want at most %d",
                        (long long)spec->top_k, (long long)spec->n_group, MAX_CHOICES);
@@ -200,7 +213,10 @@ static void logit_gradient(hd_score_func func, const float *s, float *ds, int64_
 {
     hd_vf dot = {0};
     if (func == HD_SCORE_SOFTMAX) {
-        HD_FOR_LANES(i, n) { dot += hd_load(s, HD_DTYPE_F32, i, n) * hd_load(ds, HD_DTYPE_F32, i, n); }
+        HD_FOR_LANES(i, n)
+        {
+            dot += hd_load(s, HD_DTYPE_F32, i, n) * hd_load(ds, HD_DTYPE_F32, i, n);
+        }
     }
     float sum = hd_sum_lanes(dot);
     for (int64_t i = 0; i < n; i++) {
@@ -222,7 +238,8 @@ static void router_gradient_item(void *arg, int64_t item, int thread)
         } else {
             memset(dl, 0, (size_t)n * sizeof *dl);
         }
-        score_gradient(job->spec, scores, hd_row(job->in_ids, r), hd_row(job->in_weights, r), hd_row(job->dweights, r), dl);
+        score_gradient(job->spec, scores, hd_row(job->in_ids, r), hd_row(job->in_weights, r), hd_row(job->dweights, r),
+                       dl);
         logit_gradient(job->spec->score_func, scores, dl, n);
     }
 }
@@ -234,15 +251,25 @@ static hd_status router_bwd(hd_exec *ex, const hd_router_spec *spec, const hd_te
 {
     (void)err;
     if (ex->dry) { return HD_OK; }
-    router_job job = {.spec = spec, .dweights = dweights, .dscores = dscores, .in_scores = scores, .in_ids = ids,
-                      .in_weights = weights, .dlogits = dlogits, .item_rows = hd_rows_per_item(scores->shape[1] * 16)};
+    router_job job = {.spec = spec,
+                      .dweights = dweights,
+                      .dscores = dscores,
+                      .in_scores = scores,
+                      .in_ids = ids,
+                      .in_weights = weights,
+                      .dlogits = dlogits,
+                      .item_rows = hd_rows_per_item(scores->shape[1] * 16)};
     hd_parallel_for(ex->n_threads, hd_ceil_div(scores->shape[0], job.item_rows), router_gradient_item, &job);
     return HD_OK;
 }
 
 /* ---- dispatch: a stable counting sort of the claims ---- */
 
-typedef struct sort_state { const hd_dispatch_spec *spec; const hd_tensor *ids; int64_t *count, *in_sequence; } sort_state;
+typedef struct sort_state {
+    const hd_dispatch_spec *spec;
+    const hd_tensor *ids;
+    int64_t *count, *in_sequence;
+} sort_state;
 
 static int32_t claim_expert(const sort_state *s, int64_t token, int64_t slot)
 {
@@ -337,7 +364,10 @@ static void gather_item(void *arg, int64_t item, int thread)
     }
 }
 
-static int64_t last_offset(const hd_tensor *offsets) { return ((const int32_t *)offsets->data)[offsets->shape[0] - 1]; }
+static int64_t last_offset(const hd_tensor *offsets)
+{
+    return ((const int32_t *)offsets->data)[offsets->shape[0] - 1];
+}
 
 /* Reads and writes one row per claim. */
 static hd_status moe_gather(hd_exec *ex, const hd_tensor *x, const hd_tensor *claim, const hd_tensor *offsets,
@@ -345,14 +375,19 @@ static hd_status moe_gather(hd_exec *ex, const hd_tensor *x, const hd_tensor *cl
 {
     (void)err;
     if (ex->dry) { return HD_OK; }
-    move_job job = {.x = x, .claim = claim, .y = xs, .top_k = top_k, .n_rows = last_offset(offsets),
+    move_job job = {.x = x,
+                    .claim = claim,
+                    .y = xs,
+                    .top_k = top_k,
+                    .n_rows = last_offset(offsets),
                     .item_rows = hd_rows_per_item(xs->shape[1] * 8)};
     hd_parallel_for(ex->n_threads, hd_ceil_div(job.n_rows, job.item_rows), gather_item, &job);
     return HD_OK;
 }
 
 /* y (+)= sum over the token's kept claims, in order of slot, of w times the claim's row. */
-HD_INLINE void combine_row(const move_job *job, const int32_t *rows, const float *weights, int64_t token, hd_dtype dtype)
+HD_INLINE void combine_row(const move_job *job, const int32_t *rows, const float *weights, int64_t token,
+                           hd_dtype dtype)
 {
     int64_t n = job->y->shape[1];
     void *y = hd_row(job->y, token);
@@ -487,7 +522,7 @@ typedef struct balance_job {
     const hd_balance_spec *spec;
     const hd_tensor *scores, *bias, *ids;
     hd_tensor *dscores;
-    float *share, *row; /* (B, E): claims of an expert, then its factor; (n_threads, E): one row of probabilities */
+    float *share, *row;  /* (B, E): claims of an expert, then its factor; (n_threads, E): one row of probabilities */
     double *mean, *loss; /* (B, E): sums of the probabilities; (B) */
 } balance_job;
 
@@ -572,8 +607,8 @@ out:
 }
 
 /* 16 bytes an expert. */
-static hd_status router_bias_update(hd_exec *ex, const hd_tensor *counts, double rate, const hd_tensor *control, hd_tensor *bias,
-                                    hd_err *err)
+static hd_status router_bias_update(hd_exec *ex, const hd_tensor *counts, double rate, const hd_tensor *control,
+                                    hd_tensor *bias, hd_err *err)
 {
     (void)err;
     if (ex->dry) { return HD_OK; }

@@ -57,7 +57,7 @@ static void norm_item(void *arg, int64_t item, int thread)
     (void)thread;
     const norm_job *job = arg;
     int64_t begin = item * job->item_rows, end = hd_min_i64(job->x->shape[0], begin + job->item_rows);
-    HD_WITH_DTYPE(job->x->dtype, X, HD_WITH_DTYPE(job->w->value.dtype, W, norm_rows_as(job, begin, end, X, W);););
+    HD_WITH_DTYPES_2(job->x->dtype, X, job->w->value.dtype, W, norm_rows_as(job, begin, end, X, W););
 }
 
 /* Reads x, writes y: 8 bytes (f32) or 4 (bf16) an element; the second look at a row comes from L1 or L2. */
@@ -117,8 +117,7 @@ static void norm_gradient_chunk(void *arg, int64_t chunk, int thread)
     int64_t end = hd_min_i64(job->x->shape[0], begin + job->item_rows);
     float *dw = job->dw_partial == NULL ? NULL : job->dw_partial + chunk * n;
     if (dw != NULL) { memset(dw, 0, (size_t)n * sizeof *dw); }
-    HD_WITH_DTYPE(job->x->dtype, X,
-                  HD_WITH_DTYPE(job->w->value.dtype, W, norm_gradient_rows_as(job, begin, end, dw, X, W);););
+    HD_WITH_DTYPES_2(job->x->dtype, X, job->w->value.dtype, W, norm_gradient_rows_as(job, begin, end, dw, X, W););
 }
 
 enum { DW_COLUMNS = 1024 };
@@ -142,7 +141,10 @@ static void norm_weight_columns(void *arg, int64_t item, int thread)
 }
 
 /* Rows of one partial sum of dw: at most 64 partial sums, whatever N is. */
-static int64_t norm_chunk_rows(int64_t n_rows) { return hd_max_i64(16, hd_ceil_div(n_rows, 64)); }
+static int64_t norm_chunk_rows(int64_t n_rows)
+{
+    return hd_max_i64(16, hd_ceil_div(n_rows, 64));
+}
 
 /* Reads dy and x, writes dx: 12 bytes (f32) or 6 (bf16) an element, 4 or 2 more to accumulate. */
 static hd_status rmsnorm_bwd(hd_exec *ex, const hd_tensor *dy, const hd_tensor *x, const hd_tensor *rstd, hd_weight *w,

@@ -110,8 +110,8 @@ static hd_status step_gate(hd_exec *ex, const hd_gate_spec *spec, const hd_tenso
 /* ---- AdamW ---- */
 
 /* Four streams that cross their pages at the same moment: too many for the hardware to look ahead alone. */
-HD_INLINE void adamw_prefetch(const float *grad, const float *master, const void *mu, hd_dtype mu_dtype, const float *nu,
-                              int64_t i)
+HD_INLINE void adamw_prefetch(const float *grad, const float *master, const void *mu, hd_dtype mu_dtype,
+                              const float *nu, int64_t i)
 {
     enum { AHEAD = 256 };
     __builtin_prefetch(grad + i + AHEAD);
@@ -148,9 +148,8 @@ static void adamw_item(void *arg, int64_t item, int thread)
         void *mu = hd_split_row(&job->split, job->mu, r);
         void *value = job->value == NULL ? NULL : hd_split_row(&job->split, job->value, r);
         hd_dtype value_dtype = job->value == NULL ? HD_DTYPE_F32 : job->value->dtype;
-        HD_WITH_DTYPE(job->mu->dtype, M, HD_WITH_DTYPE(value_dtype, V, {
-            adamw_span(job, grad, master, mu, M, nu, value, V, at.column_begin, at.column_end);
-        }););
+        HD_WITH_DTYPES_2(job->mu->dtype, M, value_dtype, V,
+                         adamw_span(job, grad, master, mu, M, nu, value, V, at.column_begin, at.column_end););
     }
 }
 
@@ -180,7 +179,11 @@ static hd_status adamw(hd_exec *ex, const hd_adamw_spec *spec, const hd_tensor *
     if (c[HD_CONTROL_APPLY] == 0.0) { return HD_OK; }
     bool flat = hd_tensor_is_contiguous(grad) && hd_tensor_is_contiguous(master) && hd_tensor_is_contiguous(mu) &&
                 hd_tensor_is_contiguous(nu) && hd_tensor_is_contiguous(value);
-    step_job job = {.split = hd_split_elements(grad, flat), .grad = grad, .master = master, .mu = mu, .nu = nu,
+    step_job job = {.split = hd_split_elements(grad, flat),
+                    .grad = grad,
+                    .master = master,
+                    .mu = mu,
+                    .nu = nu,
                     .value = value->data == master->data ? NULL : value};
     adamw_constants(&job, spec, c);
     hd_parallel_for(ex->n_threads, job.split.n_items, adamw_item, &job);
@@ -227,7 +230,10 @@ static hd_status sum_into(hd_exec *ex, const hd_tensor *x, hd_tensor *y, hd_err 
 {
     (void)err;
     if (ex->dry) { return HD_OK; }
-    if (y->dtype == HD_DTYPE_F64) { sum_into_f64(x, y); return HD_OK; }
+    if (y->dtype == HD_DTYPE_F64) {
+        sum_into_f64(x, y);
+        return HD_OK;
+    }
     bool flat = hd_tensor_is_contiguous(x) && hd_tensor_is_contiguous(y);
     step_job job = {.split = hd_split_elements(y, flat), .x = x, .y = y};
     hd_parallel_for(ex->n_threads, job.split.n_items, sum_into_item, &job);

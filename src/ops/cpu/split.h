@@ -6,9 +6,13 @@
 #include "ops/cpu/math.h"
 
 /* Item i of n_items covers rows [row_begin, row_end) and, in each, columns [column_begin, column_end). */
-typedef struct hd_split { int64_t n_rows, row_len, item_rows, item_len, n_items; } hd_split;
+typedef struct hd_split {
+    int64_t n_rows, row_len, item_rows, item_len, n_items;
+} hd_split;
 
-typedef struct hd_piece { int64_t row_begin, row_end, column_begin, column_end; } hd_piece;
+typedef struct hd_piece {
+    int64_t row_begin, row_end, column_begin, column_end;
+} hd_piece;
 
 enum { HD_ITEM_LEN = 32 * 1024 }; /* elements; a multiple of every vector width */
 
@@ -31,7 +35,8 @@ static inline hd_piece hd_split_item(const hd_split *s, int64_t item)
 {
     int64_t across = hd_ceil_div(s->row_len, s->item_len);
     int64_t row = item / across * s->item_rows, column = item % across * s->item_len;
-    return (hd_piece){row, hd_min_i64(row + s->item_rows, s->n_rows), column, hd_min_i64(column + s->item_len, s->row_len)};
+    return (hd_piece){row, hd_min_i64(row + s->item_rows, s->n_rows), column,
+                      hd_min_i64(column + s->item_len, s->row_len)};
 }
 
 /* Start of row `row` of all but the last axis, flattened; of the whole tensor when the split is one row. */
