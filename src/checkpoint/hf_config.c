@@ -260,9 +260,10 @@ static hd_status fill_router(const raw_config *raw, const family_defaults *d, co
         return HD_FAIL(err, HD_E_UNSUPPORTED, "%s: scoring_func is \"%s\", want softmax or sigmoid", name, scoring);
     }
     int64_t n_group = or_i64(raw->n_group, d->group), topk_group = or_i64(raw->topk_group, d->topk_group);
+    bool one_group = n_group <= 1; /* every expert is in the group that is kept */
     dims->router = (hd_router_spec){
         .score_func = strcmp(scoring, "softmax") == 0 ? HD_SCORE_SOFTMAX : HD_SCORE_SIGMOID,
-        .group_rule = topk_methods[m].rule,
+        .group_rule = one_group ? HD_GROUP_NONE : topk_methods[m].rule,
         .n_group = n_group == 0 ? 1 : n_group,
         .topk_group = topk_group == 0 ? 1 : topk_group,
         .top_k = or_i64(raw->num_experts_per_tok, d->per_token),
@@ -447,7 +448,8 @@ static void put_experts(hd_json_writer *w, const hd_dims *dims)
     put_i64_or_null(w, "n_shared_experts", dims->n_shared_expert, 0);
     put_i64(w, "num_experts_per_tok", r->top_k);
     put_i64(w, "moe_intermediate_size", dims->moe_intermediate_size);
-    put_text(w, "topk_method", method[r->group_rule]);
+    /* only noaux_tc has the bias; without groups it is one group */
+    put_text(w, "topk_method", dims->router_bias ? "noaux_tc" : method[r->group_rule]);
     put_text(w, "scoring_func", r->score_func == HD_SCORE_SOFTMAX ? "softmax" : "sigmoid");
     put_i64(w, "n_group", r->n_group);
     put_i64(w, "topk_group", r->topk_group);
