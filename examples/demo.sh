@@ -88,7 +88,7 @@ awk -v n="$nats" -v b="$held_out" -v m="$model_bytes" -v x="$xz_bytes" -v all="$
 cat <<END
 
 Three things to try next
-  DEMO_PROMPT='Once upon a time' $hadal decode model_name=deepseek-mini tokenizer_type=byte \\
+  $hadal decode model_name=deepseek-mini tokenizer_type=byte \\
       load_parameters_path=$dir/run prompt='What is ' max_target_length=200       # ask it something else
   ./dev demo YOUR_TEXT.txt                                                        # your own text
   $hadal plan model_name=deepseek3-671b per_device_batch_size=1 max_target_length=4096   # what the full-size V3 would take
