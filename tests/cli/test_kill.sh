@@ -43,12 +43,14 @@ while [ $done_kills -lt "$kills" ]; do
     fi
     now=$(cat "$out" "$err" | last_saved /dev/stdin)
     [ -z "$now" ] || saved=$now
-    if [ "$code" = 0 ]; then # it reached the end: begin anew
+    # it reached the end, now or just before an earlier kill: begin anew
+    if [ "$code" = 0 ] || grep -q 'already the last' "$err"; then
         rm -rf "$tmp/killed"
         saved=-1
     elif [ "$code" != 137 ]; then
         complain "exit code $code, want 137"
     fi
+    [ "$failures" = 0 ] || finish
     round=$((round + 1))
 done
 
