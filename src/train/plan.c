@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "base/sysinfo.h"
 #include "hadal/commands.h"
 #include "hadal/log.h"
 #include "train/flops.h"
@@ -83,6 +84,24 @@ hd_status hd_run_plan_check(const hd_config *config, const hd_run_plan *plan, hd
     if (limit <= 0.0 || need <= limit) { return HD_OK; }
     return HD_FAIL(err, HD_E_CONFIG, "the run needs %.3f GB of memory on each device and device_memory_gb is %.3f: choose a smaller "
                    "per_device_batch_size, max_target_length or model, or remat_policy=full", need / 1e9, limit / 1e9);
+}
+
+hd_status hd_run_plan_fit(const hd_config *config, int n_rank, hd_run_plan *plan, hd_err *err)
+{
+    uint64_t available = UINT64_MAX;
+    double limit = hd_config_float(config, HD_KEY_device_memory_gb) * 1e9;
+    if (limit <= 0.0 && hd_sysinfo_available_memory(&available, NULL) == HD_OK) { limit = (double)available / n_rank; }
+    if (limit <= 0.0 || (double)hd_run_plan_total(plan) <= limit) { return HD_OK; }
+    if (plan->snapshot_bytes > 0) {
+        hd_log(HD_LOG_WARN, "checkpoints are saved synchronously: the snapshot of an asynchronous save takes %.3f GB, and the run with it "
+               "%.3f of %.3f GB", (double)plan->snapshot_bytes / 1e9, (double)hd_run_plan_total(plan) / 1e9, limit / 1e9);
+        plan->snapshot_bytes = 0;
+    }
+    if ((double)hd_run_plan_total(plan) <= limit) { return HD_OK; }
+    hd_status st = hd_run_plan_check(config, plan, err);
+    if (st != HD_OK) { return st; }
+    return HD_FAIL(err, HD_E_NOMEM, "the run needs %.3f GB of memory per rank and %.3f GB are free: choose a smaller per_device_batch_size, "
+                   "max_target_length or model, or remat_policy=full", (double)hd_run_plan_total(plan) / 1e9, limit / 1e9);
 }
 
 static void line(const char *what, size_t bytes)

@@ -23,4 +23,8 @@ size_t hd_run_plan_total(const hd_run_plan *plan); /* bytes one device holds */
 /* HD_E_CONFIG when device_memory_gb is set and smaller than the total. */
 hd_status hd_run_plan_check(const hd_config *config, const hd_run_plan *plan, hd_err *err) HD_CHECK_RESULT;
 
+/* Makes the plan fit device_memory_gb, or what this machine has free: without the snapshot checkpoints are saved synchronously,
+ * which is logged.  HD_E_CONFIG or HD_E_NOMEM, naming both figures, when it does not fit even so. */
+hd_status hd_run_plan_fit(const hd_config *config, int n_rank, hd_run_plan *plan, hd_err *err) HD_CHECK_RESULT;
+
 #endif

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/path.h"
+#include "base/sha256.h"
 #include "base/sysinfo.h"
 #include "hadal/commands.h"
 #include "hadal/log.h"
@@ -26,6 +27,7 @@ typedef struct job {
     const hd_run_hooks *hooks;
     hd_run_plan plan;
     char *run_dir;
+    char config_digest[HD_SHA256_HEX]; /* of all keys and values but secrets */
 } job;
 
 /* One rank of a run. */
@@ -173,6 +175,7 @@ static hd_status open_run(run *r, hd_err *err)
     r->n_step = hd_config_int(r->job->config, HD_KEY_steps);
     HD_TRY(hd_trainer_open(r->job->config, r->comm, &r->job->plan.arenas, &r->trainer, err));
     hd_run_state_bind(&r->state, &r->trainer);
+    r->state.ckpt.config_digest = r->job->config_digest;
     HD_TRY(open_store(r, err));
     HD_TRY(open_data(r, err));
     HD_TRY(start_from(r, err));
@@ -430,6 +433,22 @@ static void log_line(void *context, const char *text)
     hd_log(HD_LOG_INFO, "%s", text);
 }
 
+static void digest_line(void *context, const char *text)
+{
+    hd_sha256_update(context, text, strlen(text) + 1);
+}
+
+static hd_status digest_config(job *j, hd_err *err)
+{
+    hd_sha256 sha;
+    unsigned char digest[HD_SHA256_BYTES];
+    hd_sha256_init(&sha);
+    hd_status st = hd_config_print(j->config, HD_CONFIG_MAXTEXT, digest_line, &sha, err);
+    hd_sha256_final(&sha, digest);
+    hd_sha256_hex(digest, j->config_digest);
+    return st;
+}
+
 static void announce(const job *j, int n_rank)
 {
     const hd_run_plan *p = &j->plan;
@@ -453,9 +472,10 @@ hd_status hd_cmd_train(const hd_config *config, const hd_run_hooks *hooks, hd_er
         return HD_FAIL(err, HD_E_CONFIG, "steps=%" PRId64 ": want at least 1", hd_config_int(config, HD_KEY_steps));
     }
     if (hd_config_bool(config, HD_KEY_log_config)) { HD_TRY(hd_config_print(config, HD_CONFIG_MAXTEXT, log_line, NULL, err)); }
+    HD_TRY(digest_config(&j, err));
     HD_TRY(hd_rank_count(config, &n_rank, err));
     HD_TRY(hd_run_plan_make(config, n_rank, &j.plan, err));
-    HD_TRY(hd_run_plan_check(config, &j.plan, err));
+    HD_TRY(hd_run_plan_fit(config, n_rank, &j.plan, err));
     announce(&j, n_rank);
     HD_TRY(hd_path_join(hd_config_str(config, HD_KEY_base_output_directory), hd_config_str(config, HD_KEY_run_name), &j.run_dir, err));
     if (n_rank == 1) {

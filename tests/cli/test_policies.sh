@@ -77,6 +77,15 @@ wait $pid 2>/dev/null || true
 run train $tiny run_name=one steps=3 checkpoint_period=1
 wants 0
 
+# memory: the snapshot goes first, then the run is refused
+need=$(run plan $tiny; sed -n 's/ *in all *\([0-9]*\) bytes.*/\1/p' "$out")
+snapshot=$(sed -n 's/ *snapshot of .* \([0-9]*\) bytes.*/\1/p' "$out")
+gb() { awk -v n="$1" 'BEGIN { printf "%.9f", n / 1e9 }'; }
+run train $tiny run_name=tight steps=2 device_memory_gb="$(gb $((need - snapshot / 2)))"
+wants 0 "saved synchronously" "saved checkpoint"
+run train $tiny run_name=tight2 steps=2 device_memory_gb="$(gb $((need - snapshot - 1000)))"
+wants 2 "device_memory_gb"
+
 # ---- starting from elsewhere ----------------------------------------------------------------------------------------------------------
 run train $tiny run_name=source steps=4 checkpoint_period=1 gradient_slices=2
 whole=$(hash_of "$tmp/source/checkpoints/3")
