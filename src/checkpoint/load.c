@@ -12,12 +12,14 @@
 #include "checkpoint/hf_map.h"
 #include "checkpoint/layout.h"
 #include "checkpoint/scan.h"
+#include "checkpoint/source.h"
 #include "hadal/log.h"
+#include "tensor/convert.h"
 
 /* One tensor of the folder and where it goes: at most two tensors of the model (value and master of a weight). */
 typedef struct load_item {
-    int64_t place;
-    int32_t file;      /* of the place, for the order of reading */
+    hd_source_tensor source;
+    int32_t file;      /* of its place, for the order of reading */
     int64_t offset;
     hd_tensor to[2];
     int n_to;
@@ -26,74 +28,61 @@ typedef struct load_item {
 
 typedef struct load {
     hd_folder *folder;
+    hd_source source;
     hd_exec *ex;
     hd_model *model;
     hd_ckpt_state *state; /* NULL: parameters only */
     load_item *items;
     int64_t n_item;
     unsigned char *wanted; /* one byte per place */
-    unsigned char *raw, *converted;
+    unsigned char *piece;  /* HD_LOAD_PIECE elements of up to 8 bytes */
 } load;
 
 /* ---- matching ------------------------------------------------------------------------------------------------------ */
 
-static bool same_shape(const hd_st_info *info, const hd_tensor *t)
+static bool same_shape(const hd_source_tensor *found, const hd_tensor *t)
 {
-    if (info->n_dim != t->n_dim) { return false; }
+    if (found->n_dim != t->n_dim) { return false; }
     for (int i = 0; i < t->n_dim; i++) {
-        if (info->shape[i] != t->shape[i]) { return false; }
+        if (found->shape[i] != t->shape[i]) { return false; }
     }
     return true;
 }
 
-static bool is_float(hd_dtype dtype) { return dtype == HD_DTYPE_F32 || dtype == HD_DTYPE_BF16 || dtype == HD_DTYPE_F16; }
-
 static hd_status missing(const load *l, const char *name, const hd_tensor *want, hd_err *err)
 {
     char text[HD_ST_TEXT];
-    if (strstr(name, ".mlp.experts.0.") != NULL) {
-        const char *rest;
-        char fused[HD_HF_NAME_MAX];
-        (void)snprintf(fused, sizeof fused, "model.layers.%" PRId64 ".mlp.experts.gate_up_proj", hd_hf_layer_of(name, &rest));
-        if (hd_folder_find(l->folder, fused) >= 0) {
-            return HD_FAIL(err, HD_E_UNSUPPORTED, "%s: %s holds the experts of a layer in one tensor; want one tensor per expert (%s)",
-                           l->folder->path, fused, name);
-        }
-    }
     return HD_FAIL(err, HD_E_CONFIG, "%s: tensor %s is missing, the model wants %s", l->folder->path, name,
                    hd_st_describe(want->dtype, want->n_dim, want->shape, text));
 }
 
 /* Finds a tensor and checks it against what will receive it. */
-static hd_status match(load *l, const char *name, const hd_tensor *want, bool exact, int64_t *place, hd_err *err)
+static hd_status match(load *l, const char *name, const hd_tensor *want, bool exact, hd_source_tensor *t, hd_err *err)
 {
     char found[HD_ST_TEXT], wanted[HD_ST_TEXT];
-    *place = hd_folder_find(l->folder, name);
-    if (*place < 0) { return missing(l, name, want, err); }
-    hd_st_info info = hd_folder_info(l->folder, *place);
-    const char *path = hd_st_path(hd_folder_reader(l->folder, *place));
-    l->wanted[*place] = 1;
-    hd_st_describe(info.dtype, info.n_dim, info.shape, found);
+    hd_status st = hd_source_find(l->folder, name, t, err);
+    if (st != HD_OK) { return st; }
+    if (t->place < 0) { return missing(l, name, want, err); }
+    const char *path = hd_st_path(hd_folder_reader(l->folder, t->place));
+    l->wanted[t->place] = 1;
+    if (t->scale_place >= 0) { l->wanted[t->scale_place] = 1; }
+    hd_st_describe(t->dtype, t->n_dim, t->shape, found);
     hd_st_describe(want->dtype, want->n_dim, want->shape, wanted);
-    if (!same_shape(&info, want) || (exact && info.dtype != want->dtype)) {
+    if (!same_shape(t, want) || (exact && t->dtype != want->dtype)) {
         return HD_FAIL(err, HD_E_CONFIG, "%s: tensor %s is %s, the model wants %s", path, name, found, wanted);
     }
-    if (!exact && info.dtype == HD_DTYPE_F8_E4M3) {
-        return HD_FAIL(err, HD_E_UNSUPPORTED, "%s: tensor %s is %s: FP8 weights are not read; convert the model to BF16 first", path, name,
-                       found);
-    }
-    if (!exact && !is_float(info.dtype)) {
-        return HD_FAIL(err, HD_E_CONFIG, "%s: tensor %s is %s, want F32, BF16 or F16 of this shape", path, name, found);
+    if (!exact && !hd_source_is_float(t)) {
+        return HD_FAIL(err, HD_E_CONFIG, "%s: tensor %s is %s, want F32, BF16, F16 or F8_E4M3 of this shape", path, name, found);
     }
     return HD_OK;
 }
 
-static load_item *add_item(load *l, int64_t place)
+static load_item *add_item(load *l, const hd_source_tensor *t)
 {
     load_item *item = &l->items[l->n_item++];
-    *item = (load_item){.place = place,
-                        .file = l->folder->places[place].file,
-                        .offset = hd_folder_info(l->folder, place).offset,
+    *item = (load_item){.source = *t,
+                        .file = l->folder->places[t->place].file,
+                        .offset = hd_folder_info(l->folder, t->place).offset + t->first * (int64_t)hd_dtype_bytes(t->dtype),
                         .original = -1};
     return item;
 }
@@ -102,7 +91,7 @@ static load_item *add_item(load *l, int64_t place)
 static hd_status match_weight(load *l, const hd_hf_ref *ref, hd_err *err)
 {
     hd_status st;
-    int64_t place, master;
+    hd_source_tensor weight, master;
     char name[HD_HF_NAME_MAX];
     hd_hf_ref master_ref = *ref;
     const hd_param *param = &l->model->params[ref->param];
@@ -110,17 +99,17 @@ static hd_status match_weight(load *l, const hd_hf_ref *ref, hd_err *err)
     master_ref.role = HD_HF_MASTER;
     hd_tensor master_view = hd_hf_view(l->model, &master_ref);
     HD_TRY(hd_hf_name(l->model, &master_ref, name, err));
-    master = hd_folder_find(l->folder, name);
-    if (master >= 0) { HD_TRY(match(l, name, &value, false, &master, err)); }
+    bool has_master = hd_folder_find(l->folder, name) >= 0;
+    if (has_master) { HD_TRY(match(l, name, &value, false, &master, err)); }
     HD_TRY(hd_hf_name(l->model, ref, name, err));
-    HD_TRY(match(l, name, &value, false, &place, err));
+    HD_TRY(match(l, name, &value, false, &weight, err));
     bool own_master = hd_param_has_master(param);
-    bool from_master = master >= 0 && value.dtype == HD_DTYPE_F32;
-    load_item *item = add_item(l, from_master ? master : place);
+    bool from_master = has_master && value.dtype == HD_DTYPE_F32;
+    load_item *item = add_item(l, from_master ? &master : &weight);
     item->to[item->n_to++] = value;
-    if (own_master && master < 0) { item->to[item->n_to++] = master_view; }
-    if (own_master && master >= 0) {
-        item = add_item(l, master);
+    if (own_master && !has_master) { item->to[item->n_to++] = master_view; }
+    if (own_master && has_master) {
+        item = add_item(l, &master);
         item->to[item->n_to++] = master_view;
     }
 out:
@@ -139,7 +128,8 @@ static hd_status match_copy(load *l, const hd_hf_ref *ref, hd_err *err)
     if (place < 0) { goto out; }
     l->wanted[place] = 1;
     if (l->folder->is_checkpoint) { goto out; } /* written by us, covered by its checksums */
-    add_item(l, place)->original = hd_folder_find(l->folder, original);
+    hd_source_tensor copy = hd_source_stored(l->folder, place);
+    add_item(l, &copy)->original = hd_folder_find(l->folder, original);
 out:
     return st;
 }
@@ -157,13 +147,13 @@ static hd_status match_moments(load *l, const hd_hf_ref *refs, int64_t n, hd_err
 {
     hd_status st = HD_OK;
     char name[HD_HF_NAME_MAX];
-    int64_t place;
+    hd_source_tensor t;
     for (int64_t i = 0; i < n; i++) {
         if (refs[i].role == HD_HF_MASTER) { continue; } /* with its weight */
         hd_tensor view = hd_hf_view(l->model, &refs[i]);
         HD_TRY(hd_hf_name(l->model, &refs[i], name, err));
-        HD_TRY(match(l, name, &view, false, &place, err));
-        load_item *item = add_item(l, place);
+        HD_TRY(match(l, name, &view, false, &t, err));
+        load_item *item = add_item(l, &t);
         item->to[item->n_to++] = view;
     }
 out:
@@ -174,19 +164,19 @@ static hd_status match_values(load *l, hd_err *err)
 {
     hd_status st = HD_OK;
     char name[HD_HF_NAME_MAX];
-    int64_t place;
+    hd_source_tensor t;
     for (int64_t i = 0; i < l->state->n_value; i++) {
         const hd_ckpt_value *v = &l->state->values[i];
         if (v->kind != HD_CKPT_TENSOR) { continue; }
         (void)snprintf(name, sizeof name, HD_STATE_PREFIX "%s", v->name);
-        place = hd_folder_find(l->folder, name);
         if (v->optional) {
+            int64_t place = hd_folder_find(l->folder, name);
             if (place < 0) { continue; }
-            hd_st_info info = hd_folder_info(l->folder, place);
-            if (!same_shape(&info, v->tensor) || info.dtype != v->tensor->dtype) { continue; }
+            t = hd_source_stored(l->folder, place);
+            if (!same_shape(&t, v->tensor) || t.dtype != v->tensor->dtype) { continue; }
         }
-        HD_TRY(match(l, name, v->tensor, true, &place, err));
-        load_item *item = add_item(l, place);
+        HD_TRY(match(l, name, v->tensor, true, &t, err));
+        load_item *item = add_item(l, &t);
         item->to[item->n_to++] = *v->tensor;
     }
 out:
@@ -208,9 +198,6 @@ static hd_status check_extra(const load *l, hd_err *err)
                               (l->state == NULL || k == 0 || hd_hf_may_ignore(&l->model->dims, name + n)));
         }
         if (state) { continue; }
-        if (strlen(name) > 10 && strcmp(name + strlen(name) - 10, "_scale_inv") == 0) {
-            return HD_FAIL(err, HD_E_UNSUPPORTED, "%s: tensor %s: FP8 weights are not read; convert the model to BF16 first", path, name);
-        }
         return HD_FAIL(err, HD_E_CONFIG, "%s: tensor %s has no place in the model", path, name);
     }
     return HD_OK;
@@ -220,7 +207,7 @@ static int by_place(const void *a, const void *b)
 {
     const load_item *x = a, *y = b;
     if (x->file != y->file) { return x->file < y->file ? -1 : 1; }
-    return x->offset != y->offset ? (x->offset < y->offset ? -1 : 1) : x->place < y->place ? -1 : x->place > y->place;
+    return x->offset != y->offset ? (x->offset < y->offset ? -1 : 1) : x->source.place < y->source.place ? -1 : x->source.place > y->source.place;
 }
 
 static hd_status match_all(load *l, hd_err *err)
@@ -250,49 +237,24 @@ out:
 
 /* ---- copying ------------------------------------------------------------------------------------------------------- */
 
-static void to_f32(hd_dtype from, const unsigned char *raw, int64_t n, float *out)
-{
-    for (int64_t i = 0; i < n; i++) {
-        uint16_t half;
-        if (from == HD_DTYPE_F32) {
-            memcpy(&out[i], raw + 4 * i, 4);
-            continue;
-        }
-        memcpy(&half, raw + 2 * i, 2);
-        out[i] = from == HD_DTYPE_BF16 ? hd_bf16_to_f32(half) : hd_f16_to_f32(half);
-    }
-}
-
-/* A piece in the dtype of its destination: the bytes as they are when dtypes agree. */
-static const unsigned char *convert(hd_dtype from, const unsigned char *raw, int64_t n, hd_dtype to, unsigned char *out)
-{
-    if (from == to) { return raw; }
-    if (to == HD_DTYPE_F32) {
-        to_f32(from, raw, n, (float *)(void *)out);
-        return out;
-    }
-    for (int64_t i = 0; i < n; i++) { /* to BF16 */
-        float value;
-        to_f32(from, raw + i * (int64_t)hd_dtype_bytes(from), 1, &value);
-        uint16_t half = hd_f32_to_bf16(value);
-        memcpy(out + 2 * i, &half, 2);
-    }
-    return out;
-}
-
+/* Values are read once: a master is the wider of two, and the weight is rounded from it. */
 static hd_status copy_item(load *l, load_item *item, hd_err *err)
 {
-    hd_st_info info = hd_folder_info(l->folder, item->place);
-    hd_st_reader *reader = hd_folder_reader(l->folder, item->place);
-    int64_t entry = l->folder->places[item->place].entry, size = (int64_t)hd_dtype_bytes(info.dtype), count = info.bytes / size;
-    int64_t most = size > 4 ? HD_LOAD_PIECE / 2 : HD_LOAD_PIECE, n;
-    for (int64_t at = 0; at < count; at += n) {
-        n = count - at < most ? count - at : most;
-        hd_status st = hd_st_read(reader, entry, at * size, (size_t)(n * size), l->raw, err);
+    hd_rect rect = {0};
+    hd_dtype dtype = item->to[item->n_to - 1].dtype;
+    while (hd_rect_next(&item->source, HD_LOAD_PIECE, &rect)) {
+        int64_t at = rect.row * item->source.columns + rect.column, n = rect.n_row * rect.n_column;
+        hd_status st = hd_source_read(&l->source, &item->source, rect, dtype, l->piece, err);
         for (int k = 0; k < item->n_to && st == HD_OK; k++) {
+            int64_t count = hd_tensor_count(&item->to[k]);
             hd_tensor flat = hd_tensor_reshape(&item->to[k], 1, &count);
             hd_tensor part = hd_tensor_slice(&flat, 0, at, n);
-            st = hd_exec_upload(l->ex, convert(info.dtype, l->raw, n, part.dtype, l->converted), &part, err);
+            unsigned char *values = l->piece;
+            if (part.dtype != dtype) {
+                values = l->piece + n * (int64_t)hd_dtype_bytes(dtype);
+                hd_convert(dtype, l->piece, n, part.dtype, values);
+            }
+            st = hd_exec_upload(l->ex, values, &part, err);
         }
         if (st != HD_OK) { return st; }
     }
@@ -302,20 +264,20 @@ static hd_status copy_item(load *l, load_item *item, hd_err *err)
 /* Whether a stored copy has the bytes of what it copies. */
 static hd_status compare_copy(load *l, const load_item *item, hd_err *err)
 {
-    hd_st_info copy = hd_folder_info(l->folder, item->place), source = hd_folder_info(l->folder, item->original);
-    bool equal = copy.bytes == source.bytes && copy.dtype == source.dtype;
-    for (int64_t at = 0; at < copy.bytes && equal; at += HD_LOAD_PIECE) {
-        size_t n = (size_t)(copy.bytes - at < HD_LOAD_PIECE ? copy.bytes - at : HD_LOAD_PIECE);
-        hd_status st = hd_st_read(hd_folder_reader(l->folder, item->place), l->folder->places[item->place].entry, at, n, l->raw, err);
-        if (st == HD_OK) {
-            st = hd_st_read(hd_folder_reader(l->folder, item->original), l->folder->places[item->original].entry, at, n, l->converted, err);
-        }
+    hd_source_tensor copy = item->source, original = hd_source_stored(l->folder, item->original);
+    hd_st_info info = hd_folder_info(l->folder, copy.place), other = hd_folder_info(l->folder, original.place);
+    bool equal = info.bytes == other.bytes && copy.dtype == original.dtype;
+    hd_rect rect = {0};
+    while (equal && hd_rect_next(&copy, HD_LOAD_PIECE / 2, &rect)) {
+        size_t n = (size_t)(rect.n_row * rect.n_column) * hd_dtype_bytes(copy.dtype);
+        hd_status st = hd_source_read(&l->source, &copy, rect, copy.dtype, l->piece, err);
+        if (st == HD_OK) { st = hd_source_read(&l->source, &original, rect, copy.dtype, l->piece + n, err); }
         if (st != HD_OK) { return st; }
-        equal = memcmp(l->raw, l->converted, n) == 0;
+        equal = memcmp(l->piece, l->piece + n, n) == 0;
     }
     if (!equal) {
-        hd_log(HD_LOG_WARN, "%s: tensor %s differs from %s; the model has one table for both and uses the latter",
-               l->folder->path, copy.name, source.name);
+        hd_log(HD_LOG_WARN, "%s: tensor %s differs from %s; the model has one table for both and uses the latter", l->folder->path,
+               info.name, other.name);
     }
     return HD_OK;
 }
@@ -324,10 +286,9 @@ static hd_status copy_all(load *l, hd_err *err)
 {
     hd_status st;
     void *memory = NULL;
-    HD_TRY(hd_alloc(4, HD_LOAD_PIECE, "staging of a load", &memory, err));
-    l->raw = memory;
-    HD_TRY(hd_alloc(4, HD_LOAD_PIECE, "staging of a load", &memory, err));
-    l->converted = memory;
+    HD_TRY(hd_alloc(sizeof(double), HD_LOAD_PIECE, "staging of a load", &memory, err));
+    l->piece = memory;
+    HD_TRY(hd_source_open(l->folder, &l->source, err));
     for (int64_t i = 0; i < l->n_item; i++) {
         load_item *item = &l->items[i];
         HD_TRY(item->original >= 0 ? compare_copy(l, item, err) : copy_item(l, item, err));
@@ -403,8 +364,8 @@ static hd_status run(const char *path, int64_t step, hd_exec *ex, hd_model *mode
 out:
     hd_free(l.items);
     hd_free(l.wanted);
-    hd_free(l.raw);
-    hd_free(l.converted);
+    hd_free(l.piece);
+    hd_source_close(&l.source);
     hd_folder_close(&folder);
     return st;
 }

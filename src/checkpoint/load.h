@@ -6,11 +6,12 @@
 #include <stdint.h>
 
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/source.h"
 #include "hadal/status.h"
 
 enum {
     HD_LOAD_PIECE = 1 << 20,                            /* elements at a time */
-    HD_LOAD_STAGING_BYTES = 2 * 4 * HD_LOAD_PIECE + (1 << 20) /* as read, as converted, and one verified block */
+    HD_LOAD_STAGING_BYTES = 8 * HD_LOAD_PIECE + HD_SOURCE_STAGE + (1 << 20) /* a piece as converted, as stored, and one verified block */
 };
 
 /* Everything: weights, masters, moments, the trainer's values, the step.  step: what the manifest must say, -1 any. */

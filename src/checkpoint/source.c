@@ -1,0 +1,243 @@
+/* Logical tensors over stored ones.  See source.h. */
+#include "checkpoint/source.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "checkpoint/hf_map.h"
+#include "tensor/convert.h"
+
+enum { SCALES_AT_ONCE = 512 }; /* of one row of blocks */
+
+hd_status hd_source_open(hd_folder *folder, hd_source *out, hd_err *err)
+{
+    void *stage = NULL;
+    hd_status st = hd_alloc(HD_SOURCE_STAGE, 1, "staging of a checkpoint", &stage, err);
+    *out = (hd_source){.folder = folder, .stage = stage};
+    return st;
+}
+
+void hd_source_close(hd_source *source)
+{
+    hd_free(source->stage);
+    *source = (hd_source){0};
+}
+
+bool hd_source_is_float(const hd_source_tensor *t)
+{
+    return hd_dtype_is_float(t->dtype) || (t->dtype == HD_DTYPE_F8_E4M3 && t->scale_place >= 0);
+}
+
+/* ---- finding ------------------------------------------------------------------------------------------------------- */
+
+static void set_shape(hd_source_tensor *t, int n_dim, const int64_t *shape)
+{
+    t->n_dim = n_dim;
+    t->columns = n_dim > 0 ? shape[n_dim - 1] : 1;
+    t->rows = 1;
+    for (int i = 0; i < n_dim; i++) {
+        t->shape[i] = shape[i];
+        if (i < n_dim - 1) { t->rows *= shape[i]; } /* the reader checked that the product fits, but for empty tensors */
+    }
+    if (t->columns == 0) { t->rows = 0; }
+}
+
+hd_source_tensor hd_source_stored(const hd_folder *folder, int64_t place)
+{
+    hd_st_info info = hd_folder_info(folder, place);
+    hd_source_tensor t = {.place = place, .scale_place = -1, .dtype = info.dtype};
+    set_shape(&t, info.n_dim, info.shape);
+    return t;
+}
+
+static bool is_scale_dtype(hd_dtype dtype)
+{
+    return dtype == HD_DTYPE_F32 || dtype == HD_DTYPE_BF16 || dtype == HD_DTYPE_F8_E8M0 || dtype == HD_DTYPE_U8;
+}
+
+static int64_t n_block(int64_t n) { return n / HD_F8_BLOCK + (n % HD_F8_BLOCK != 0); }
+
+static hd_status find_scales(const hd_folder *f, const char *name, hd_source_tensor *t, hd_err *err)
+{
+    char scale[HD_HF_NAME_MAX + 16], found[HD_ST_TEXT];
+    const char *path = hd_st_path(hd_folder_reader(f, t->place));
+    (void)snprintf(scale, sizeof scale, "%s_scale_inv", name);
+    t->scale_place = hd_folder_find(f, scale);
+    if (t->scale_place < 0) {
+        return HD_FAIL(err, HD_E_CORRUPT, "%s: tensor %s is F8_E4M3 and its block scales, %s, are missing", path, name, scale);
+    }
+    hd_st_info info = hd_folder_info(f, t->scale_place);
+    int64_t want[2] = {n_block(t->rows), n_block(t->columns)};
+    if (t->n_dim != 2 || info.n_dim != 2 || info.shape[0] != want[0] || info.shape[1] != want[1] || !is_scale_dtype(info.dtype)) {
+        return HD_FAIL(err, HD_E_CORRUPT, "%s: tensor %s is %s, want F32, BF16 or F8_E8M0 (%" PRId64 ", %" PRId64
+                       "): one scale per block of %d x %d", hd_st_path(hd_folder_reader(f, t->scale_place)), scale,
+                       hd_st_describe(info.dtype, info.n_dim, info.shape, found), want[0], want[1], HD_F8_BLOCK, HD_F8_BLOCK);
+    }
+    return HD_OK;
+}
+
+bool hd_fused_name_of(const char *name, hd_fused_name *out)
+{
+    static const struct {
+        const char *matrix, *fused;
+        int part, n_part;
+    } rows[] = {{"gate_proj.weight", "gate_up_proj", 0, 2}, {"up_proj.weight", "gate_up_proj", 1, 2}, {"down_proj.weight", "down_proj", 0, 1}};
+    static const char middle[] = "mlp.experts.";
+    const char *rest;
+    int64_t layer = hd_hf_layer_of(name, &rest), expert = 0;
+    int digits = 0;
+    if (layer < 0 || strncmp(rest, middle, sizeof middle - 1) != 0) { return false; }
+    for (rest += sizeof middle - 1; *rest >= '0' && *rest <= '9' && digits < 9; rest++, digits++) { expert = expert * 10 + (*rest - '0'); }
+    if (digits == 0 || *rest != '.') { return false; }
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (strcmp(rest + 1, rows[i].matrix) != 0) { continue; }
+        *out = (hd_fused_name){.expert = expert, .part = rows[i].part, .n_part = rows[i].n_part};
+        (void)snprintf(out->name, sizeof out->name, "model.layers.%" PRId64 ".mlp.experts.%s", layer, rows[i].fused);
+        return true;
+    }
+    return false;
+}
+
+/* The rows of one expert in a fused tensor (E, parts x rows, columns). */
+static hd_status find_fused(const hd_folder *f, const char *name, hd_source_tensor *out, hd_err *err)
+{
+    hd_fused_name fused;
+    char found[HD_ST_TEXT];
+    if (!hd_fused_name_of(name, &fused)) { return HD_OK; }
+    int64_t place = hd_folder_find(f, fused.name);
+    if (place < 0) { return HD_OK; }
+    hd_st_info info = hd_folder_info(f, place);
+    if (info.n_dim != 3 || info.shape[1] % fused.n_part != 0 || !hd_dtype_is_float(info.dtype)) {
+        return HD_FAIL(err, HD_E_UNSUPPORTED, "%s: tensor %s is %s: fused experts are read as F32, BF16 or F16 (experts, %srows, columns)",
+                       hd_st_path(hd_folder_reader(f, place)), fused.name, hd_st_describe(info.dtype, info.n_dim, info.shape, found),
+                       fused.n_part == 2 ? "2 x " : "");
+    }
+    if (fused.expert >= info.shape[0]) { return HD_OK; }
+    int64_t shape[2] = {info.shape[1] / fused.n_part, info.shape[2]};
+    *out = (hd_source_tensor){.place = place, .scale_place = -1, .dtype = info.dtype,
+                              .first = (fused.expert * fused.n_part + fused.part) * shape[0] * shape[1]};
+    set_shape(out, 2, shape);
+    return HD_OK;
+}
+
+hd_status hd_source_find(const hd_folder *folder, const char *name, hd_source_tensor *out, hd_err *err)
+{
+    int64_t place = hd_folder_find(folder, name);
+    *out = (hd_source_tensor){.place = -1, .scale_place = -1};
+    if (place < 0) { return find_fused(folder, name, out, err); }
+    *out = hd_source_stored(folder, place);
+    return out->dtype == HD_DTYPE_F8_E4M3 ? find_scales(folder, name, out, err) : HD_OK;
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------------------- */
+
+bool hd_rect_next(const hd_source_tensor *t, int64_t max_elements, hd_rect *rect)
+{
+    int64_t row = rect->row, column = rect->column + rect->n_column;
+    if (rect->n_row > 0 && column == t->columns) {
+        row += rect->n_row;
+        column = 0;
+    }
+    if (row >= t->rows || t->columns == 0) { return false; }
+    if (t->columns > max_elements) {
+        int64_t n = t->columns - column < max_elements ? t->columns - column : max_elements;
+        *rect = (hd_rect){row, 1, column, n};
+    } else {
+        int64_t most = max_elements / t->columns, n = t->rows - row < most ? t->rows - row : most;
+        *rect = (hd_rect){row, n, 0, t->columns};
+    }
+    return true;
+}
+
+static hd_status read_bytes(hd_source *s, int64_t place, int64_t at, size_t n, void *out, hd_err *err)
+{
+    return hd_st_read(hd_folder_reader(s->folder, place), s->folder->places[place].entry, at, n, out, err);
+}
+
+/* Stored elements of a rectangle, contiguous. */
+static hd_status read_stored(hd_source *s, const hd_source_tensor *t, hd_rect rect, void *out, hd_err *err)
+{
+    int64_t size = (int64_t)hd_dtype_bytes(t->dtype);
+    if (rect.n_column == t->columns) {
+        return read_bytes(s, t->place, (t->first + rect.row * t->columns) * size, (size_t)(rect.n_row * t->columns * size), out, err);
+    }
+    for (int64_t r = 0; r < rect.n_row; r++) {
+        int64_t at = (t->first + (rect.row + r) * t->columns + rect.column) * size;
+        hd_status st = read_bytes(s, t->place, at, (size_t)(rect.n_column * size), (unsigned char *)out + r * rect.n_column * size, err);
+        if (st != HD_OK) { return st; }
+    }
+    return HD_OK;
+}
+
+/* Scales [first, first + n) of a row of blocks as f32. */
+static hd_status read_scales(hd_source *s, const hd_source_tensor *t, int64_t block_row, int64_t first, int64_t n, float *out, hd_err *err)
+{
+    unsigned char raw[SCALES_AT_ONCE * sizeof(float)];
+    hd_dtype dtype = hd_folder_info(s->folder, t->scale_place).dtype;
+    int64_t size = (int64_t)hd_dtype_bytes(dtype), at = block_row * n_block(t->columns) + first;
+    hd_status st = read_bytes(s, t->scale_place, at * size, (size_t)(n * size), raw, err);
+    if (st != HD_OK) { return st; }
+    if (hd_dtype_is_float(dtype)) {
+        hd_convert(dtype, raw, n, HD_DTYPE_F32, out);
+    } else {
+        for (int64_t i = 0; i < n; i++) { out[i] = hd_f8_e8m0_to_f32(raw[i]); }
+    }
+    return HD_OK;
+}
+
+/* A rectangle inside one row of blocks, whose codes are in the stage. */
+static hd_status scale_band(hd_source *s, const hd_source_tensor *t, hd_rect rect, hd_dtype to, unsigned char *out, hd_err *err)
+{
+    float scales[SCALES_AT_ONCE];
+    int64_t size = (int64_t)hd_dtype_bytes(to), have = 0, first = 0;
+    for (int64_t c = 0, n; c < rect.n_column; c += n) {
+        int64_t block = (rect.column + c) / HD_F8_BLOCK, last = (rect.column + rect.n_column - 1) / HD_F8_BLOCK;
+        if (block >= first + have) {
+            first = block;
+            have = last + 1 - first < SCALES_AT_ONCE ? last + 1 - first : SCALES_AT_ONCE;
+            hd_status st = read_scales(s, t, rect.row / HD_F8_BLOCK, first, have, scales, err);
+            if (st != HD_OK) { return st; }
+        }
+        int64_t end = (block + 1) * HD_F8_BLOCK - rect.column;
+        n = (end < rect.n_column ? end : rect.n_column) - c;
+        hd_convert_f8_block(s->stage + c, rect.n_column, rect.n_row, n, scales[block - first], to, out + c * size, rect.n_column);
+    }
+    return HD_OK;
+}
+
+/* One piece: it fits the stage and, with scales, lies in one row of blocks. */
+static hd_status read_piece(hd_source *s, const hd_source_tensor *t, hd_rect piece, hd_dtype to, unsigned char *out, hd_err *err)
+{
+    hd_status st = read_stored(s, t, piece, s->stage, err);
+    if (st != HD_OK) { return st; }
+    if (t->dtype == HD_DTYPE_F8_E4M3) { return scale_band(s, t, piece, to, out, err); }
+    hd_convert(t->dtype, s->stage, piece.n_row * piece.n_column, to, out);
+    return HD_OK;
+}
+
+hd_status hd_source_read(hd_source *source, const hd_source_tensor *t, hd_rect rect, hd_dtype to, void *out, hd_err *err)
+{
+    int64_t size = (int64_t)hd_dtype_bytes(t->dtype), most = HD_SOURCE_STAGE / size;
+    if (to == t->dtype) { return read_stored(source, t, rect, out, err); }
+    if (!hd_source_is_float(t) || !hd_dtype_is_float(to)) {
+        return HD_FAIL(err, HD_E_INVALID, "tensor %s: %s cannot be read as %s", hd_folder_info(source->folder, t->place).name,
+                       hd_dtype_name(t->dtype), hd_dtype_name(to));
+    }
+    for (int64_t r = 0, n_row; r < rect.n_row; r += n_row) {
+        int64_t fit = rect.n_column > 0 && rect.n_column <= most ? most / rect.n_column : 1;
+        int64_t in_block = HD_F8_BLOCK - (rect.row + r) % HD_F8_BLOCK;
+        n_row = rect.n_row - r < fit ? rect.n_row - r : fit;
+        if (t->dtype == HD_DTYPE_F8_E4M3 && n_row > in_block) { n_row = in_block; }
+        for (int64_t c = 0, n; c < rect.n_column; c += n) {
+            n = rect.n_column - c < most ? rect.n_column - c : most;
+            hd_rect piece = {rect.row + r, n_row, rect.column + c, n};
+            unsigned char *to_at = (unsigned char *)out + (r * rect.n_column + c) * (int64_t)hd_dtype_bytes(to);
+            hd_status st = read_piece(source, t, piece, to, to_at, err);
+            if (st != HD_OK) { return st; }
+        }
+    }
+    return HD_OK;
+}
