@@ -15,8 +15,7 @@ enum { SNAPSHOT_ALIGN = 64 };
 
 void hd_ckpt_layout_free(hd_ckpt_layout *layout)
 {
-    for (int64_t i = 0; i < layout->n_file; i++) { hd_buf_free(&layout->files[i].head); }
-    hd_free(layout->files);
+    hd_shards_free(&layout->shards);
     hd_free(layout->tensors);
     hd_buf_free(&layout->names);
     *layout = (hd_ckpt_layout){0};
@@ -82,134 +81,18 @@ out:
 
 /* ---- files --------------------------------------------------------------------------------------------------------- */
 
-static hd_status add_file(hd_ckpt_layout *l, hd_ckpt_layout_file **out, hd_err *err)
-{
-    void *rows = l->files;
-    if (l->n_file == l->file_capacity) {
-        int64_t wider = l->file_capacity == 0 ? 16 : 2 * l->file_capacity;
-        hd_status st = hd_realloc(&rows, (size_t)l->file_capacity, (size_t)wider, sizeof *l->files, "checkpoint files", err);
-        if (st != HD_OK) { return st; }
-        l->files = rows;
-        l->file_capacity = wider;
-    }
-    *out = &l->files[l->n_file++];
-    **out = (hd_ckpt_layout_file){0};
-    return HD_OK;
-}
-
-static int by_file_order(const void *a, const void *b)
-{
-    return hd_st_compare(&((const hd_ckpt_layout_tensor *)a)->desc, &((const hd_ckpt_layout_tensor *)b)->desc);
-}
-
-/* Orders a file's tensors, places them and makes the header. */
-static hd_status finish_file(hd_ckpt_layout *l, hd_ckpt_layout_file *f, hd_err *err)
-{
-    hd_status st;
-    int64_t data = 0;
-    hd_ckpt_layout_tensor *t = l->tensors + f->first;
-    if (f->n > 1) { qsort(t, (size_t)f->n, sizeof *t, by_file_order); }
-    hd_st_header_begin(&f->head);
-    for (int64_t i = 0; i < f->n; i++) {
-        HD_TRY(hd_st_place(&t[i].desc, &data, err));
-        hd_st_header_tensor(&f->head, &t[i].desc);
-    }
-    HD_TRY(hd_st_header_end(&f->head, err));
-    if (!hd_i64_add(data, (int64_t)f->head.n, &f->bytes)) {
-        st = HD_FAIL(err, HD_E_INVALID, "%s: more than 2^63 - 1 bytes", f->name);
-    }
-out:
-    return st;
-}
-
-/* Cuts tensors [first, end) into files of at most max_shard bytes of data (one tensor at least), and names them. */
-static hd_status cut_shards(hd_ckpt_layout *l, int64_t first, int64_t end, int64_t max_shard, const char *stem, hd_err *err)
-{
-    hd_status st = HD_OK;
-    int64_t first_file = l->n_file, held = 0, bytes;
-    hd_ckpt_layout_file *f = NULL;
-    for (int64_t i = first; i < end; i++) {
-        const hd_st_desc *d = &l->tensors[i].desc;
-        if (!hd_st_bytes(d->dtype, d->n_dim, d->shape, &bytes)) {
-            st = HD_FAIL(err, HD_E_INVALID, "tensor %s: more than 2^63 - 1 bytes", d->name);
-            goto out;
-        }
-        if (f == NULL || (held > 0 && bytes > max_shard - held)) {
-            HD_TRY(add_file(l, &f, err));
-            f->first = i;
-            held = 0;
-        }
-        f->n++;
-        held += bytes;
-    }
-    int64_t n = l->n_file - first_file;
-    for (int64_t i = 0; i < n; i++) {
-        f = &l->files[first_file + i];
-        if (n == 1) {
-            (void)snprintf(f->name, sizeof f->name, "%s.safetensors", stem);
-        } else {
-            (void)snprintf(f->name, sizeof f->name, "%s-%05" PRId64 "-of-%05" PRId64 ".safetensors", stem, i + 1, n);
-        }
-        HD_TRY(finish_file(l, f, err));
-    }
-out:
-    return st;
-}
-
-static void write_index(const hd_ckpt_layout *l, int64_t first_file, int64_t end_file, hd_buf *out)
-{
-    hd_json_writer w;
-    int64_t total = 0;
-    for (int64_t i = first_file; i < end_file; i++) { total += l->files[i].bytes - (int64_t)l->files[i].head.n; }
-    hd_json_writer_init(&w, out, 1);
-    hd_json_write_object(&w);
-    hd_json_write_key(&w, "metadata");
-    hd_json_write_object(&w);
-    hd_json_write_key(&w, "total_size");
-    hd_json_write_i64(&w, total);
-    hd_json_write_end(&w);
-    hd_json_write_key(&w, "weight_map");
-    hd_json_write_object(&w);
-    for (int64_t i = first_file; i < end_file; i++) {
-        const hd_ckpt_layout_file *f = &l->files[i];
-        for (int64_t t = 0; t < f->n; t++) {
-            hd_json_write_key(&w, l->tensors[f->first + t].desc.name);
-            hd_json_write_string(&w, f->name);
-        }
-    }
-    hd_json_write_end(&w);
-    hd_json_write_end(&w);
-    hd_buf_append_char(out, '\n');
-}
-
-static hd_status add_text(hd_ckpt_layout *l, const char *name, hd_buf *text, hd_err *err)
-{
-    hd_ckpt_layout_file *f;
-    hd_status st = hd_buf_check(text, err);
-    if (st == HD_OK) { st = add_file(l, &f, err); }
-    if (st != HD_OK) {
-        hd_buf_free(text);
-        return st;
-    }
-    (void)snprintf(f->name, sizeof f->name, "%s", name);
-    f->head = *text; /* ownership moves */
-    *text = (hd_buf){0};
-    f->bytes = (int64_t)f->head.n;
-    return HD_OK;
-}
-
 static hd_status add_texts(const hd_model *model, hd_ckpt_layout *l, int64_t end_of_model, hd_err *err)
 {
     hd_status st;
     hd_buf text = {0};
     if (end_of_model > 1) {
-        write_index(l, 0, end_of_model, &text);
-        HD_TRY(add_text(l, "model.safetensors.index.json", &text, err));
+        hd_shards_index(&l->shards, end_of_model, &text);
+        HD_TRY(hd_shards_add_text(&l->shards, "model.safetensors.index.json", &text, err));
     }
     hd_hf_config_write(&model->dims, model->options.weight_dtype, &text);
-    HD_TRY(add_text(l, "config.json", &text, err));
+    HD_TRY(hd_shards_add_text(&l->shards, "config.json", &text, err));
     hd_hf_generation_config_write(&model->dims, &text);
-    st = add_text(l, "generation_config.json", &text, err);
+    st = hd_shards_add_text(&l->shards, "generation_config.json", &text, err);
 out:
     return st;
 }
@@ -241,13 +124,8 @@ static hd_status place_snapshot(hd_ckpt_layout *l, int64_t *at, int64_t n_param,
 static hd_status measure(const hd_model *model, hd_ckpt_layout *l, hd_err *err)
 {
     void *at = NULL;
-    l->bytes = 0;
-    for (int64_t i = 0; i < l->n_file; i++) {
-        if (!hd_i64_add(l->bytes, l->files[i].bytes, &l->bytes)) {
-            return HD_FAIL(err, HD_E_INVALID, "a checkpoint of more than 2^63 - 1 bytes");
-        }
-    }
-    hd_status st = hd_alloc((size_t)model->n_param + 1, sizeof(int64_t), "snapshot places", &at, err);
+    hd_status st = hd_shards_bytes(&l->shards, &l->bytes, err);
+    if (st == HD_OK) { st = hd_alloc((size_t)model->n_param + 1, sizeof(int64_t), "snapshot places", &at, err); }
     if (st == HD_OK) { st = place_snapshot(l, at, model->n_param, err); }
     hd_free(at);
     return st;
@@ -268,9 +146,11 @@ hd_status hd_ckpt_layout_build(const hd_ckpt_state *state, int64_t max_shard_byt
     HD_TRY(add_set(state, out, optimizer, n_optimizer, err));
     HD_TRY(add_values(state, out, err));
     for (int64_t i = 0; i < out->n_tensor; i++) { out->tensors[i].desc.name = out->names.data + out->tensors[i].desc.begin; }
-    HD_TRY(cut_shards(out, 0, n_model, max_shard, "model", err));
-    int64_t end_of_model = out->n_file;
-    HD_TRY(cut_shards(out, n_model, out->n_tensor, max_shard, HD_OPTIMIZER_FOLDER "/optimizer", err));
+    out->shards.rows = out->tensors;
+    out->shards.row_bytes = sizeof *out->tensors;
+    HD_TRY(hd_shards_cut(&out->shards, 0, n_model, max_shard, "model", err));
+    int64_t end_of_model = out->shards.n_file;
+    HD_TRY(hd_shards_cut(&out->shards, n_model, out->n_tensor, max_shard, HD_OPTIMIZER_FOLDER "/optimizer", err));
     HD_TRY(add_texts(state->model, out, end_of_model, err));
     HD_TRY(measure(state->model, out, err));
 out:

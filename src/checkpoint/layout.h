@@ -15,12 +15,10 @@
 #include "base/buf.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/hf_map.h"
-#include "checkpoint/safetensors.h"
+#include "checkpoint/shards.h"
 
 #define HD_OPTIMIZER_FOLDER "optimizer"
 #define HD_STATE_PREFIX "state."
-
-enum { HD_LAYOUT_NAME = 80 };
 
 typedef struct hd_ckpt_layout_tensor {
     hd_st_desc desc;     /* offsets in its file's data */
@@ -29,18 +27,10 @@ typedef struct hd_ckpt_layout_tensor {
     int64_t snapshot_at; /* offset in a snapshot of the state; a copy shares its original's */
 } hd_ckpt_layout_tensor;
 
-typedef struct hd_ckpt_layout_file {
-    char name[HD_LAYOUT_NAME]; /* "optimizer/optimizer.safetensors" */
-    hd_buf head;               /* the whole text of a JSON file; the header of a safetensors file */
-    int64_t first, n;          /* its tensors */
-    int64_t bytes;             /* of the whole file */
-} hd_ckpt_layout_file;
-
 typedef struct hd_ckpt_layout {
     hd_ckpt_layout_tensor *tensors;
     int64_t n_tensor;
-    hd_ckpt_layout_file *files;
-    int64_t n_file, file_capacity;
+    hd_shards shards;     /* of the tensors above, then the JSON files */
     hd_buf names;         /* what the descs' names point into */
     int64_t bytes;        /* of all files */
     size_t snapshot_bytes;

@@ -61,7 +61,7 @@ typedef struct hd_st_desc {
     const char *name;
     hd_dtype dtype;
     int n_dim;
-    int64_t shape[HD_MAX_DIMS];
+    int64_t shape[HD_ST_MAX_DIMS];
     int64_t begin, end; /* in the data, set by hd_st_place */
 } hd_st_desc;
 

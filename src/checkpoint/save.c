@@ -38,8 +38,8 @@ static hd_status fill_manifest(const hd_ckpt_state *state, hd_save_job *job, hd_
     for (int64_t i = 0; i < state->n_value; i++) {
         if (state->values[i].kind != HD_CKPT_TENSOR) { HD_TRY(hd_manifest_add_value(m, &state->values[i], err)); }
     }
-    for (int64_t i = 0; i < job->layout.n_file; i++) {
-        HD_TRY(hd_manifest_add_file(m, job->layout.files[i].name, job->layout.files[i].bytes, err));
+    for (int64_t i = 0; i < job->layout.shards.n_file; i++) {
+        HD_TRY(hd_manifest_add_file(m, job->layout.shards.files[i].name, job->layout.shards.files[i].bytes, err));
     }
 out:
     return st;
@@ -71,7 +71,7 @@ void hd_save_job_close(hd_save_job *job)
 
 int64_t hd_save_need(const hd_save_job *job)
 {
-    return job->layout.bytes + hd_manifest_estimate(&job->manifest) + DISK_UNIT * (job->layout.n_file + 3);
+    return job->layout.bytes + hd_manifest_estimate(&job->manifest) + DISK_UNIT * (job->layout.shards.n_file + 3);
 }
 
 /* ---- values -------------------------------------------------------------------------------------------------------- */
@@ -219,7 +219,7 @@ static hd_status write_file(hd_save_job *job, const char *dir, int64_t i, unsign
 {
     hd_status st;
     char *path = NULL;
-    const hd_ckpt_layout_file *f = &job->layout.files[i];
+    const hd_shard_file *f = &job->layout.shards.files[i];
     block_writer w = {.crc = job->manifest.files[i].crc, .buffer = buffer};
     HD_TRY(hd_path_join(dir, f->name, &path, err));
     HD_TRY(hd_io_create(path, HD_IO_EXCLUSIVE, &w.file, err));
@@ -268,12 +268,12 @@ hd_status hd_save_write(hd_save_job *job, const char *dir, hd_err *err)
     char *optimizer = NULL;
     void *buffer = NULL;
     bool has_optimizer = false;
-    for (int64_t i = 0; i < job->layout.n_file; i++) { has_optimizer = has_optimizer || strchr(job->layout.files[i].name, '/') != NULL; }
+    for (int64_t i = 0; i < job->layout.shards.n_file; i++) { has_optimizer = has_optimizer || strchr(job->layout.shards.files[i].name, '/') != NULL; }
     job->sync_failed = false;
     HD_TRY(hd_alloc((size_t)HD_BLOCK_BYTES, 1, "checkpoint block", &buffer, err));
     HD_TRY(hd_path_join(dir, HD_OPTIMIZER_FOLDER, &optimizer, err));
     if (has_optimizer) { HD_TRY(hd_io_mkdir(optimizer, err)); }
-    for (int64_t i = 0; i < job->layout.n_file; i++) { HD_TRY(write_file(job, dir, i, buffer, err)); }
+    for (int64_t i = 0; i < job->layout.shards.n_file; i++) { HD_TRY(write_file(job, dir, i, buffer, err)); }
     HD_TRY(write_manifest(job, dir, err));
     if (has_optimizer) { HD_TRY(sync_dir(job, optimizer, err)); }
     HD_TRY(sync_dir(job, dir, err));

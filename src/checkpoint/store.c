@@ -187,7 +187,7 @@ static hd_status plan(const hd_ckpt_state *state, int64_t max_shard_bytes, bool 
         .file_bytes = hd_save_need(&job),
         .snapshot_bytes = job.layout.snapshot_bytes,
         .staging_bytes = HD_LOAD_STAGING_BYTES,
-        .n_file = job.layout.n_file,
+        .n_file = job.layout.shards.n_file,
         .n_tensor = job.layout.n_tensor,
     };
     hd_save_job_close(&job);
