@@ -25,4 +25,7 @@ hd_status hd_cmd_plan(const hd_config *config, hd_err *err) HD_CHECK_RESULT;
 /* `hadal decode`: continues a prompt from a checkpoint by forward passes over the whole context. */
 hd_status hd_cmd_decode(const hd_config *config, const hd_run_hooks *hooks, hd_err *err) HD_CHECK_RESULT;
 
+/* `hadal convert FROM TO`: a model folder, or a run's newest checkpoint, as another HuggingFace folder; docs/convert.md. */
+hd_status hd_cmd_convert(const hd_config *config, const char *from, const char *to, const hd_run_hooks *hooks, hd_err *err) HD_CHECK_RESULT;
+
 #endif

@@ -373,6 +373,11 @@ hd_status hd_io_datasync(hd_file *file, hd_err *err)
     return sync_file(file, HD_IO_OP_FDATASYNC, err);
 }
 
+void hd_io_start_writeback(hd_file *file, int64_t offset, size_t n)
+{
+    (void)sync_file_range(file->fd, offset, (off_t)n, SYNC_FILE_RANGE_WRITE);
+}
+
 hd_status hd_io_truncate(hd_file *file, int64_t bytes, hd_err *err)
 {
     int result;

@@ -110,6 +110,9 @@ hd_status hd_io_pwrite(hd_file *file, const void *data, size_t n, int64_t offset
 hd_status hd_io_sync(hd_file *file, hd_err *err) HD_CHECK_RESULT;
 hd_status hd_io_datasync(hd_file *file, hd_err *err) HD_CHECK_RESULT;
 
+/* Asks the system to begin writing a range that was written to; a hint, so that a later sync has less to do. */
+void hd_io_start_writeback(hd_file *file, int64_t offset, size_t n);
+
 /* Reserves disk space for [0, bytes) and makes the file at least that long.  Where the file system cannot reserve, only
  * the length is set. */
 hd_status hd_io_allocate(hd_file *file, int64_t bytes, hd_err *err) HD_CHECK_RESULT;

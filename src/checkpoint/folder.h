@@ -11,6 +11,7 @@
 #include "checkpoint/manifest.h"
 #include "checkpoint/safetensors.h"
 #include "hadal/status.h"
+#include "model/dims.h"
 
 typedef struct hd_folder_file {
     char *name;
@@ -50,6 +51,10 @@ void hd_folder_close(hd_folder *folder); /* accepts a zeroed one */
 int64_t hd_folder_find(const hd_folder *folder, const char *name);
 hd_st_info hd_folder_info(const hd_folder *folder, int64_t place);
 hd_st_reader *hd_folder_reader(const hd_folder *folder, int64_t place);
+
+/* What config.json says of the model.  MTP modules that it announces and the files lack are left out, with a line in the log:
+ * many folders were converted without them. */
+hd_status hd_folder_dims(const hd_folder *folder, hd_dims *dims, hd_err *err) HD_CHECK_RESULT;
 
 /* Verifies every block that was not read.  Does nothing without a manifest. */
 hd_status hd_folder_verify_rest(hd_folder *folder, hd_err *err) HD_CHECK_RESULT;

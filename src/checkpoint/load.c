@@ -325,13 +325,32 @@ static hd_status take_values(load *l, bool write, hd_err *err)
 
 /* ---- the public face ----------------------------------------------------------------------------------------------- */
 
+hd_status hd_load_check(hd_folder *folder, const hd_dims *dims, hd_err *err)
+{
+    hd_status st;
+    hd_arena memory, scratch;
+    hd_exec ex;
+    hd_model model = {0};
+    hd_model_options options = {.dtype = HD_DTYPE_F32, .weight_dtype = HD_DTYPE_F32, .mu_dtype = HD_DTYPE_F32, .max_positions = 1};
+    load l = {.folder = folder, .ex = &ex, .model = &model};
+    hd_arena_open_dry(&memory, "model");
+    hd_arena_open_dry(&scratch, "scratch");
+    HD_TRY(hd_exec_init(&ex, &scratch, 1, true, err));
+    HD_TRY(hd_model_open(dims, &options, &ex, &memory, &model, err));
+    st = match_all(&l, err);
+out:
+    hd_free(l.items);
+    hd_free(l.wanted);
+    hd_model_close(&model);
+    hd_arena_close(&scratch);
+    hd_arena_close(&memory);
+    return st;
+}
+
 static hd_status check_config(const hd_folder *f, const hd_model *model, hd_err *err)
 {
     hd_dims dims;
-    if (f->config == NULL) {
-        return HD_FAIL(err, HD_E_CONFIG, "%s: config.json is missing", f->path);
-    }
-    hd_status st = hd_hf_config_parse(f->config, f->config_n, f->path, &dims, err);
+    hd_status st = hd_folder_dims(f, &dims, err);
     if (st != HD_OK) { return st; }
     /* Tensors of layers behind the last are taken for MTP modules: a wrong count must not pass as that. */
     if (dims.n_layer != model->dims.n_layer) {
@@ -408,8 +427,7 @@ static hd_status dims_from(void *arg, const char *path, int64_t step, hd_err *er
 {
     hd_folder folder = {0};
     hd_status st = hd_folder_open(path, step, &folder, err);
-    if (st == HD_OK && folder.config == NULL) { st = HD_FAIL(err, HD_E_CONFIG, "%s: config.json is missing", path); }
-    if (st == HD_OK) { st = hd_hf_config_parse(folder.config, folder.config_n, path, arg, err); }
+    if (st == HD_OK) { st = hd_folder_dims(&folder, arg, err); }
     hd_folder_close(&folder);
     return st;
 }

@@ -20,4 +20,7 @@ hd_status hd_load_state(const char *path, int64_t step, hd_exec *ex, hd_ckpt_sta
 /* Weights and masters only. */
 hd_status hd_load_parameters(const char *path, int64_t step, hd_exec *ex, hd_model *model, hd_err *err) HD_CHECK_RESULT;
 
+/* Whether the folder is a whole model of these dims: every tensor there, of its shape, and no other.  Reads no values. */
+hd_status hd_load_check(hd_folder *folder, const hd_dims *dims, hd_err *err) HD_CHECK_RESULT;
+
 #endif
