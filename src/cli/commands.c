@@ -88,6 +88,48 @@ static hd_status run_decode(const hd_cli_call *call, hd_err *err)
     return run_configured(call, hd_cmd_decode, false, err);
 }
 
+/* Takes the words that are neither keys nor a configuration file out of the call: what the command works on. */
+static int take_paths(hd_cli_call *call, const char **paths, int most)
+{
+    int n = 0, kept = 0;
+    for (int i = 0; i < call->argc; i++) {
+        const char *word = call->argv[i], *dot = strrchr(word, '.');
+        bool is_file = dot != NULL && (strcmp(dot, ".yml") == 0 || strcmp(dot, ".yaml") == 0);
+        if (strchr(word, '=') != NULL || is_file) {
+            call->argv[kept++] = call->argv[i];
+        } else {
+            if (n < most) { paths[n] = word; }
+            n++;
+        }
+    }
+    call->argc = kept;
+    return n;
+}
+
+static hd_status run_convert(const hd_cli_call *given, hd_err *err)
+{
+    hd_status st = HD_OK;
+    hd_cli_call call = *given;
+    hd_config *config = NULL;
+    const char *paths[2];
+    int n = take_paths(&call, paths, 2);
+    if (n != 2 && !call.print_config) {
+        return HD_FAIL(err, HD_E_CONFIG, "convert takes the folder to read and the folder to write (got %d): "
+                       "hadal convert DeepSeek-V3 DeepSeek-V3-BF16 save_dtype=bfloat16", n);
+    }
+    HD_TRY(load(&call, &config, err));
+    if (call.print_config) {
+        HD_TRY(hd_config_print(config, call.only_set ? HD_CONFIG_SET : HD_CONFIG_ORIGINS, hd_cli_print_line, NULL, err));
+        goto out;
+    }
+    hd_cli_catch_signals();
+    hd_run_hooks hooks = {.stop_signal = hd_cli_stop_signal(), .progress = hd_cli_terminal_progress()};
+    HD_TRY(hd_cmd_convert(config, paths[0], paths[1], &hooks, err));
+out:
+    hd_config_free(config);
+    return st;
+}
+
 static hd_status run_state_hash(const hd_cli_call *call, hd_err *err)
 {
     if (call->argc != 1) {
@@ -167,7 +209,17 @@ const hd_cli_command hd_cli_commands[] = {
                  "hadal help base.yml > mine.yml      # every key with its default and meaning"},
     {.name = "version", .arguments = "", .run = run_version, .summary = "print the version"},
     {.name = "sft", .arguments = KEYS, .summary = "supervised fine-tuning on conversations"},
-    {.name = "convert", .arguments = "...", .summary = "convert checkpoints between formats"},
+    {.name = "convert", .arguments = "FROM TO [key=value ...]", .takes_keys = true, .run = run_convert,
+     .summary = "write a model folder in another dtype, as other files, or without its optimizer",
+     .text = "FROM is a HuggingFace folder (BF16, F32, F16 or FP8, whatever its files), a name in the hub's cache, or a training\n"
+             "run; TO is a new HuggingFace folder.  Memory stays below 1 GiB for any model.  A conversion that was\n"
+             "interrupted goes on when the same command is given again; until it is complete the folder is called TO.partial.",
+     .examples = "# FP8 to BF16, as fp8_cast_bf16.py does\n"
+                 "hadal convert DeepSeek-V3 DeepSeek-V3-BF16 save_dtype=bfloat16\n"
+                 "# a trained model without its optimizer, in files of 2 GB\n"
+                 "hadal convert runs/book book-model save_dtype=bfloat16 max_shard_size_gb=2\n"
+                 "# BF16 to FP8 with power-of-two scales, without the MTP layer\n"
+                 "hadal convert DeepSeek-V3-BF16 small save_dtype=float8_e4m3fn scale_fmt=ue8m0 --enable_mtp=false"},
     {.name = "check", .arguments = "...", .summary = "compare logits with a golden file"},
     {.name = "eval", .arguments = "...", .summary = "score a benchmark"},
     {.name = "inspect", .arguments = "...", .summary = "list the tensors of a checkpoint"},
