@@ -22,10 +22,26 @@ hd_status hd_cmd_train(const hd_config *config, const hd_run_hooks *hooks, hd_er
 /* `hadal plan`: the memory that training with this configuration would take on one device, without taking it. */
 hd_status hd_cmd_plan(const hd_config *config, hd_err *err) HD_CHECK_RESULT;
 
+/* `hadal check`: logits of a folder's model beside a golden file, activations beside a dump; docs/check.md.  HD_E_VERIFY when a limit
+ * that was asked for does not hold, after all records were reported. */
+hd_status hd_cmd_check(const hd_config *config, const hd_run_hooks *hooks, hd_err *err) HD_CHECK_RESULT;
+
 /* `hadal decode`: continues a prompt from a checkpoint by forward passes over the whole context. */
 hd_status hd_cmd_decode(const hd_config *config, const hd_run_hooks *hooks, hd_err *err) HD_CHECK_RESULT;
 
 /* `hadal convert FROM TO`: a model folder, or a run's newest checkpoint, as another HuggingFace folder; docs/convert.md. */
 hd_status hd_cmd_convert(const hd_config *config, const char *from, const char *to, const hd_run_hooks *hooks, hd_err *err) HD_CHECK_RESULT;
+
+/* `hadal inspect FOLDER [PATTERN]`: tensors, shapes, dtypes, sizes and parameter counts, without reading values.  pattern: an extended
+ * regular expression over names, or NULL. */
+hd_status hd_cmd_inspect(const char *path, const char *pattern, hd_err *err) HD_CHECK_RESULT;
+
+/* `hadal diff A B`: two folders value by value.  HD_E_VERIFY when they differ. */
+hd_status hd_cmd_diff(const char *a, const char *b, const hd_run_hooks *hooks, hd_err *err) HD_CHECK_RESULT;
+
+/* `hadal verify FOLDER [DIGESTS]`: the digest of a model's values; compared with a file of digests (NULL: none), HD_E_VERIFY when they
+ * differ.  digests_out= writes such a file. */
+hd_status hd_cmd_verify(const hd_config *config, const char *path, const char *digests, const hd_run_hooks *hooks,
+                        hd_err *err) HD_CHECK_RESULT;
 
 #endif

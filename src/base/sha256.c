@@ -1,7 +1,13 @@
-/* SHA-256 (FIPS 180-4).  See sha256.h. */
+/* SHA-256 (FIPS 180-4), in plain C and with the instructions of x86 (Intel SHA extensions) where the machine has them.  See sha256.h. */
 #include "base/sha256.h"
 
+#include <stdbool.h>
 #include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
 
 enum { BLOCK = 64 };
 
@@ -32,7 +38,7 @@ static void store_big(unsigned char *p, uint32_t x)
     p[2] = (unsigned char)(x >> 8), p[3] = (unsigned char)x;
 }
 
-static void compress(uint32_t state[8], const unsigned char *block)
+static void compress_plain(uint32_t state[8], const unsigned char *block)
 {
     uint32_t w[64], s[8];
     for (int t = 0; t < 16; t++) { w[t] = load_big(block + 4 * t); }
@@ -54,9 +60,66 @@ static void compress(uint32_t state[8], const unsigned char *block)
     for (int i = 0; i < 8; i++) { state[i] += s[i]; }
 }
 
+#if defined(__x86_64__)
+
+static bool has_sha_instructions(void)
+{
+    unsigned a, b, c, d;
+    bool sse41 = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_SSE4_1) != 0 && (c & bit_SSSE3) != 0;
+    return sse41 && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & bit_SHA) != 0;
+}
+
+/* The instructions hold the state as {F E B A} and {H G D C}, lowest lane first, and do two rounds at a time; w is a ring of the last
+ * 16 words of the schedule, four to a register. */
+__attribute__((target("sha,sse4.1,ssse3"))) static void compress_x86(uint32_t state[8], const unsigned char *p, size_t n_block)
+{
+    const __m128i swap = _mm_set_epi8(12, 13, 14, 15, 8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3);
+    __m128i feba = _mm_set_epi32((int)state[0], (int)state[1], (int)state[4], (int)state[5]);
+    __m128i hgdc = _mm_set_epi32((int)state[2], (int)state[3], (int)state[6], (int)state[7]);
+    for (; n_block > 0; n_block--, p += BLOCK) {
+        __m128i w[4], feba_in = feba, hgdc_in = hgdc;
+        for (int i = 0; i < 4; i++) { w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(p + 16 * i)), swap); }
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++) {
+            __m128i *now = &w[i % 4], last = w[(i + 3) % 4];
+            if (i >= 4) { /* words 4 i .. 4 i + 3 from the 16 before them; w[i % 4] holds the oldest four */
+                __m128i seven = _mm_alignr_epi8(last, w[(i + 2) % 4], 4);
+                *now = _mm_add_epi32(_mm_sha256msg1_epu32(*now, w[(i + 1) % 4]), seven);
+                *now = _mm_sha256msg2_epu32(*now, last);
+            }
+            __m128i k = _mm_loadu_si128((const __m128i *)(const void *)&round_constants[4 * i]), wk = _mm_add_epi32(*now, k);
+            hgdc = _mm_sha256rnds2_epu32(hgdc, feba, wk);
+            feba = _mm_sha256rnds2_epu32(feba, hgdc, _mm_shuffle_epi32(wk, 0x0E));
+        }
+        feba = _mm_add_epi32(feba, feba_in);
+        hgdc = _mm_add_epi32(hgdc, hgdc_in);
+    }
+    state[0] = (uint32_t)_mm_extract_epi32(feba, 3), state[1] = (uint32_t)_mm_extract_epi32(feba, 2);
+    state[4] = (uint32_t)_mm_extract_epi32(feba, 1), state[5] = (uint32_t)_mm_extract_epi32(feba, 0);
+    state[2] = (uint32_t)_mm_extract_epi32(hgdc, 3), state[3] = (uint32_t)_mm_extract_epi32(hgdc, 2);
+    state[6] = (uint32_t)_mm_extract_epi32(hgdc, 1), state[7] = (uint32_t)_mm_extract_epi32(hgdc, 0);
+}
+
+#else
+
+static bool has_sha_instructions(void) { return false; }
+static void compress_x86(uint32_t state[8], const unsigned char *p, size_t n_block) { (void)state, (void)p, (void)n_block; }
+
+#endif
+
+static void compress(hd_sha256 *sha, const unsigned char *p, size_t n_block)
+{
+    if (sha->x86) {
+        compress_x86(sha->state, p, n_block);
+    } else {
+        for (; n_block > 0; n_block--, p += BLOCK) { compress_plain(sha->state, p); }
+    }
+}
+
 void hd_sha256_init(hd_sha256 *sha)
 {
     *sha = (hd_sha256){
+        .x86 = has_sha_instructions(),
         .state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
 }
 
@@ -70,10 +133,10 @@ void hd_sha256_update(hd_sha256 *sha, const void *data, size_t n)
         memcpy(sha->block + held, p, k);
         p += k, n -= k;
         if (held + k < BLOCK) { return; }
-        compress(sha->state, sha->block);
+        compress(sha, sha->block, 1);
     }
-    for (; n >= BLOCK; p += BLOCK, n -= BLOCK) { compress(sha->state, p); }
-    if (n > 0) { memcpy(sha->block, p, n); }
+    compress(sha, p, n / BLOCK);
+    if (n % BLOCK > 0) { memcpy(sha->block, p + n / BLOCK * BLOCK, n % BLOCK); }
 }
 
 void hd_sha256_final(hd_sha256 *sha, unsigned char digest[HD_SHA256_BYTES])

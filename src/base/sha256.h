@@ -2,6 +2,7 @@
 #ifndef HD_BASE_SHA256_H
 #define HD_BASE_SHA256_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -11,6 +12,7 @@ typedef struct hd_sha256 {
     uint32_t state[8];
     uint64_t n_bytes;
     unsigned char block[64];
+    bool x86; /* the machine has instructions for it */
 } hd_sha256;
 
 void hd_sha256_init(hd_sha256 *sha);
