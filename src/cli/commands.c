@@ -83,6 +83,11 @@ static hd_status run_plan(const hd_cli_call *call, hd_err *err)
     return run_configured(call, plan_with_hooks, false, err);
 }
 
+static hd_status run_check(const hd_cli_call *call, hd_err *err)
+{
+    return run_configured(call, hd_cmd_check, false, err);
+}
+
 static hd_status run_decode(const hd_cli_call *call, hd_err *err)
 {
     return run_configured(call, hd_cmd_decode, false, err);
@@ -220,7 +225,15 @@ const hd_cli_command hd_cli_commands[] = {
                  "hadal convert runs/book book-model save_dtype=bfloat16 max_shard_size_gb=2\n"
                  "# BF16 to FP8 with power-of-two scales, without the MTP layer\n"
                  "hadal convert DeepSeek-V3-BF16 small save_dtype=float8_e4m3fn scale_fmt=ue8m0 --enable_mtp=false"},
-    {.name = "check", .arguments = "...", .summary = "compare logits with a golden file"},
+    {.name = "check", .arguments = "[FILE.yml] key=value ... --max_kl_div=X --golden_logits_path=FILE", .takes_keys = true, .run = run_check,
+     .summary = "compare logits with a golden file, activations with a dump",
+     .text = "Runs the model of load_parameters_path= over the prompts of a golden file (tools/hf_golden_logits.py makes one) and reports,\n"
+             "per prompt, the KL divergence at its worst position, differences of logits, argmax and experts.  Exit status 3 when\n"
+             "max_kl_div or atol is exceeded.  --bisect=DUMP names the first activation that differs.  docs/check.md has more.",
+     .examples =
+         "hadal check model_name=deepseek2-16b load_parameters_path=DeepSeek-V2-Lite weight_dtype=bfloat16 \\\n"
+         "    max_target_length=4 dtype=float32 matmul_precision=high --max_kl_div=2e-4 --golden_logits_path=golden.jsonl\n"
+         "hadal check load_parameters_path=DeepSeek-V2-Lite dtype=float32 max_target_length=512 --bisect=dumps"},
     {.name = "eval", .arguments = "...", .summary = "score a benchmark"},
     {.name = "inspect", .arguments = "...", .summary = "list the tensors of a checkpoint"},
     {.name = "diff", .arguments = "...", .summary = "compare two checkpoints"},

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "hadal/config.h"
 #include "hadal/init.h"
 
 enum { EXIT_OUTPUT_LOST = 1 };
@@ -22,16 +23,19 @@ static hd_status unknown_command(const char *name, hd_err *err)
     return HD_FAIL(err, HD_E_CONFIG, "unknown command '%s'; `hadal help` lists the commands", name);
 }
 
-static hd_status unknown_option(const char *option, hd_err *err)
+/* Is a word the name of a key, with or without a value behind it? */
+static bool names_key(const char *word)
 {
-    const char *key = option + strspn(option, "-");
-    if (strchr(key, '=') != NULL) {
-        return HD_FAIL(err, HD_E_CONFIG, "unknown option '%s'; keys are written without dashes: %s", option, key);
+    hd_config_key_info info;
+    size_t n = strcspn(word, "=");
+    for (size_t i = 0; hd_config_key_at(i, &info); i++) {
+        if (strncmp(info.name, word, n) == 0 && info.name[n] == '\0') { return true; }
     }
-    return HD_FAIL(err, HD_E_CONFIG, "unknown option '%s'; the options are --help and --print-config, keys are key=value", option);
+    return false;
 }
 
-/* Takes the options out of the words after the command, in place; *help when one of them asks for help. */
+/* Takes the options out of the words after the command, in place; *help when one of them asks for help.  A key may be written with
+ * dashes, as MaxText's checker does: the configuration reads --key=value as key=value. */
 static hd_status take_options(hd_cli_call *call, bool *help, hd_err *err)
 {
     int n = 0;
@@ -46,8 +50,10 @@ static hd_status take_options(hd_cli_call *call, bool *help, hd_err *err)
             call->print_config = true;
         } else if (call->command->takes_keys && strcmp(word, "--print-config=set") == 0) {
             call->print_config = call->only_set = true;
+        } else if (call->command->takes_keys && strncmp(word, "--", 2) == 0 && (strchr(word, '=') != NULL || names_key(word + 2))) {
+            call->argv[n++] = word;
         } else {
-            return unknown_option(word, err);
+            return HD_FAIL(err, HD_E_CONFIG, "unknown option '%s'; the options are --help and --print-config, keys are key=value", word);
         }
     }
     call->argc = n;

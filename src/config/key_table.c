@@ -17,7 +17,10 @@ enum {
     FOR_USES_CHAT = HD_FOR_SFT | HD_FOR_DECODE | HD_FOR_EVAL | HD_FOR_TOKENIZE,
     FOR_LOADS = HD_FOR_TRAIN | HD_FOR_SFT | HD_FOR_DECODE | HD_FOR_CHECK | HD_FOR_EVAL | HD_FOR_CONVERT,
     FOR_DECODES = HD_FOR_DECODE | HD_FOR_EVAL,
-    FOR_CONVERTS = HD_FOR_CONVERT
+    FOR_CONVERTS = HD_FOR_CONVERT,
+    FOR_CHECKS = HD_FOR_CHECK,
+    FOR_VERIFIES = HD_FOR_VERIFY,
+    FOR_MEASURES = HD_FOR_TRAIN | HD_FOR_SFT | HD_FOR_PLAN | HD_FOR_CHECK
 };
 enum {
     NULLABLE = HD_FLAG_NULLABLE,
@@ -73,6 +76,7 @@ static const char *const group_titles[HD_GROUP_COUNT] = {
     [HD_GROUP_MEMORY] = "Memory",
     [HD_GROUP_PARALLEL] = "Parallelism (degree of each mesh axis; -1: what is left)",
     [HD_GROUP_DECODE] = "Decode",
+    [HD_GROUP_CHECK] = "Check",
     [HD_GROUP_METRICS] = "Metrics",
     [HD_GROUP_OWN] = "hadal's own keys (not in MaxText)",
     [HD_GROUP_REFUSED] = "Not implemented: any other value is refused",
@@ -87,6 +91,7 @@ static const struct {
     {"train", HD_FOR_TRAIN},     {"sft", HD_FOR_SFT},         {"plan", HD_FOR_PLAN},
     {"decode", HD_FOR_DECODE},   {"check", HD_FOR_CHECK},     {"eval", HD_FOR_EVAL},
     {"convert", HD_FOR_CONVERT}, {"tokenize", HD_FOR_TOKENIZE}, {"bench", HD_FOR_BENCH},
+    {"verify", HD_FOR_VERIFY},
 };
 
 const hd_key_row *hd_key_row_of(hd_config_key key)

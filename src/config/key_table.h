@@ -35,6 +35,7 @@ typedef enum hd_key_group {
     HD_GROUP_MEMORY,
     HD_GROUP_PARALLEL,
     HD_GROUP_DECODE,
+    HD_GROUP_CHECK,
     HD_GROUP_METRICS,
     HD_GROUP_OWN,
     HD_GROUP_REFUSED,
@@ -56,6 +57,7 @@ enum {
     HD_FOR_CONVERT = 64,
     HD_FOR_TOKENIZE = 128,
     HD_FOR_BENCH = 256,
+    HD_FOR_VERIFY = 512,
     HD_FOR_ALL = 0xFFFF
 };
 

@@ -184,11 +184,24 @@ hd_status hd_layer_read_model(hd_config *config, const char *path, hd_layer *mod
 
 static hd_status not_an_assignment(const char *argument, hd_err *err)
 {
-    if (strncmp(argument, "--", 2) == 0 && strchr(argument, '=') != NULL) {
-        return HD_FAIL(err, HD_E_CONFIG, "command line: '%.200s': keys are given without dashes, as %.200s", argument, argument + 2);
-    }
     return HD_FAIL(err, HD_E_CONFIG, "command line: '%.200s': want key=value%s", argument,
                    strchr(argument, '=') == NULL ? " (a configuration file comes first and ends in .yml)" : "");
+}
+
+/* key=value, or --key=value as MaxText's checker has its flags, or --key for a bool that becomes true: the name and where the value
+ * stands; NULL when it is nothing of these. */
+static const char *split_argument(const char *argument, char name[NAME_LEN])
+{
+    bool dashes = strncmp(argument, "--", 2) == 0;
+    const char *begin = argument + (dashes ? 2 : 0), *equals = strchr(begin, '=');
+    size_t n = equals != NULL ? (size_t)(equals - begin) : strlen(begin);
+    if (n == 0 || begin[0] == '-') { return NULL; }
+    if (n >= NAME_LEN) { n = NAME_LEN - 1; }
+    memcpy(name, begin, n);
+    name[n] = '\0';
+    if (equals != NULL) { return equals + 1; }
+    hd_config_key key = hd_key_find(name);
+    return dashes && key != HD_KEY_COUNT && hd_key_row_of(key)->type == HD_TYPE_BOOL ? "true" : NULL;
 }
 
 static hd_status read_argument(const char *argument, hd_layer *arguments, hd_err *err)
@@ -196,11 +209,8 @@ static hd_status read_argument(const char *argument, hd_layer *arguments, hd_err
     hd_status st = HD_OK;
     hd_value value = {0};
     char name[NAME_LEN];
-    const char *equals = strchr(argument, '=');
-    if (equals == NULL || equals == argument || argument[0] == '-') { return not_an_assignment(argument, err); }
-    size_t n = (size_t)(equals - argument) < NAME_LEN ? (size_t)(equals - argument) : NAME_LEN - 1;
-    memcpy(name, argument, n);
-    name[n] = '\0';
+    const char *text = split_argument(argument, name);
+    if (text == NULL) { return not_an_assignment(argument, err); }
     hd_config_key key = hd_key_find(name);
     if (key == HD_KEY_COUNT) {
         st = hd_key_unknown(name, err);
@@ -209,7 +219,7 @@ static hd_status read_argument(const char *argument, hd_layer *arguments, hd_err
     } else if (key == HD_KEY_base_config) {
         st = HD_FAIL(err, HD_E_CONFIG, "base_config belongs in a file; name the file itself first on the command line");
     } else {
-        st = hd_value_parse_argument(hd_key_row_of(key), equals + 1, &value, err);
+        st = hd_value_parse_argument(hd_key_row_of(key), text, &value, err);
     }
     if (st != HD_OK) { goto out; }
     if (arguments->present[key] && !hd_value_equal(hd_key_row_of(key), &value, &arguments->value[key])) {

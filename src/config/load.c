@@ -260,11 +260,11 @@ out:
 void hd_config_scrub_argv(int argc, char **argv)
 {
     for (int i = 0; i < argc; i++) {
-        char *equals = strchr(argv[i], '=');
+        char *word = strncmp(argv[i], "--", 2) == 0 ? argv[i] + 2 : argv[i], *equals = strchr(word, '=');
         for (int key = 0; equals != NULL && key < HD_KEY_COUNT; key++) {
             const hd_key_row *row = hd_key_row_of((hd_config_key)key);
             size_t n = strlen(row->name);
-            if ((row->flags & HD_FLAG_SECRET) == 0 || (size_t)(equals - argv[i]) != n || strncmp(argv[i], row->name, n) != 0) { continue; }
+            if ((row->flags & HD_FLAG_SECRET) == 0 || (size_t)(equals - word) != n || strncmp(word, row->name, n) != 0) { continue; }
             memset(equals + 1, 'x', strlen(equals + 1));
         }
     }

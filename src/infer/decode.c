@@ -8,86 +8,52 @@
 #include "base/path.h"
 #include "base/rng.h"
 #include "base/utf8.h"
-#include "checkpoint/checkpoint.h"
 #include "hadal/commands.h"
 #include "hadal/log.h"
+#include "infer/loaded.h"
 #include "infer/sample.h"
-#include "model/model.h"
 #include "tokenizer/byte.h"
-#include "train/trainer.h"
 
 typedef struct decoder {
     const hd_config *config;
-    hd_dims dims;
-    hd_model_options options;
-    hd_arena model_arena, step_arena, scratch_arena;
-    hd_exec ex;
-    hd_model model;
+    hd_loaded loaded;
     hd_sampler sampler;
     int64_t n_max;      /* tokens of prompt and answer */
     int32_t *tokens, *positions, *segments, *order;
     float *logits, *weights;
 } decoder;
 
-/* ---- memory ----------------------------------------------------------------------------------------------------------------- */
-
-static hd_status open_arenas(decoder *d, const size_t sizes[3], hd_err *err)
-{
-    hd_status st = HD_OK;
-    if (sizes == NULL) {
-        hd_arena_open_dry(&d->model_arena, "model");
-        hd_arena_open_dry(&d->step_arena, "step");
-        hd_arena_open_dry(&d->scratch_arena, "scratch");
-        return HD_OK;
-    }
-    HD_TRY(hd_arena_open(&d->model_arena, "model", sizes[0], err));
-    HD_TRY(hd_arena_open(&d->step_arena, "step", sizes[1], err));
-    HD_TRY(hd_arena_open(&d->scratch_arena, "scratch", sizes[2], err));
-out:
-    return st;
-}
-
-static hd_status open_model(decoder *d, const size_t sizes[3], hd_err *err)
-{
-    hd_status st = HD_OK;
-    HD_TRY(open_arenas(d, sizes, err));
-    HD_TRY(hd_exec_init(&d->ex, &d->scratch_arena, hd_threads_per_rank(d->config, 1), sizes == NULL, err));
-    HD_TRY(hd_model_open(&d->dims, &d->options, &d->ex, &d->model_arena, &d->model, err));
-out:
-    return st;
-}
-
-static void close_model(decoder *d)
-{
-    hd_model_close(&d->model);
-    hd_arena_close(&d->scratch_arena);
-    hd_arena_close(&d->step_arena);
-    hd_arena_close(&d->model_arena);
-}
+/* ---- the model --------------------------------------------------------------------------------------------------------------- */
 
 /* Logits of the last of n tokens, into d->logits. */
 static hd_status forward(decoder *d, int64_t n, hd_err *err)
 {
     hd_status st = HD_OK;
-    size_t mark = hd_arena_mark(&d->step_arena);
+    hd_loaded *l = &d->loaded;
+    size_t mark = hd_arena_mark(&l->step_arena);
     hd_leaf leaf = {.n_seq = 1, .seq_len = n, .weight_total = 1.0, .mtp_weight_total = 1.0, .n_seq_total = 1, .n_token_total = n};
     hd_leaf_rows rows = {.n_seq = 1, .seq_len = n, .inputs = d->tokens, .targets = d->tokens, .positions = d->positions,
                          .segments = d->segments, .loss_weights = d->weights}; /* logits need neither targets nor weights */
     hd_tensor logits;
-    HD_TRY(hd_leaf_upload(&d->model, &d->ex, &d->step_arena, &rows, &leaf, err));
-    HD_TRY(hd_tensor_new_2d(&d->step_arena, HD_DTYPE_F32, 1, d->dims.vocab_size, &logits, err));
-    HD_TRY(hd_model_logits(&d->model, &d->ex, &d->step_arena, &leaf, n - 1, &logits, err));
-    HD_TRY(hd_exec_read(&d->ex, &logits, d->logits, err));
+    HD_TRY(hd_leaf_upload(&l->model, &l->ex, &l->step_arena, &rows, &leaf, err));
+    HD_TRY(hd_tensor_new_2d(&l->step_arena, HD_DTYPE_F32, 1, l->dims.vocab_size, &logits, err));
+    HD_TRY(hd_model_logits(&l->model, &l->ex, &l->step_arena, &leaf, n - 1, &logits, err));
+    HD_TRY(hd_exec_read(&l->ex, &logits, d->logits, err));
 out:
-    hd_arena_release(&d->step_arena, mark);
+    hd_arena_release(&l->step_arena, mark);
     return st;
 }
 
-/* Finds the sizes by a dry pass over the longest context, then opens for real. */
-static hd_status open_decoder(decoder *d, hd_err *err)
+static hd_status longest(void *context, hd_err *err)
+{
+    decoder *d = context;
+    return forward(d, d->n_max, err);
+}
+
+static hd_status open_host_memory(decoder *d, hd_err *err)
 {
     hd_status st = HD_OK;
-    size_t sizes[3], n = (size_t)d->n_max, vocab = (size_t)d->dims.vocab_size;
+    size_t n = (size_t)d->n_max, vocab = (size_t)d->loaded.dims.vocab_size;
     HD_TRY(hd_alloc(n, sizeof *d->tokens, "tokens", (void **)&d->tokens, err));
     HD_TRY(hd_alloc(n, sizeof *d->positions, "positions", (void **)&d->positions, err));
     HD_TRY(hd_alloc(n, sizeof *d->segments, "segments", (void **)&d->segments, err));
@@ -98,11 +64,6 @@ static hd_status open_decoder(decoder *d, hd_err *err)
         d->positions[i] = (int32_t)i;
         d->segments[i] = 1;
     }
-    HD_TRY(open_model(d, NULL, err));
-    HD_TRY(forward(d, d->n_max, err));
-    sizes[0] = d->model_arena.high, sizes[1] = d->step_arena.high, sizes[2] = d->scratch_arena.high;
-    close_model(d);
-    HD_TRY(open_model(d, sizes, err));
 out:
     return st;
 }
@@ -131,7 +92,7 @@ static hd_status generate(decoder *d, const hd_run_hooks *hooks, int64_t n, hd_b
         if (hooks->stop_signal != NULL && *hooks->stop_signal != 0) { break; }
         hd_status st = forward(d, n, err);
         if (st != HD_OK) { return st; }
-        int64_t token = hd_sample(&d->sampler, d->logits, d->order, d->dims.vocab_size, hd_rng_uniform(rng, (uint64_t)n));
+        int64_t token = hd_sample(&d->sampler, d->logits, d->order, d->loaded.dims.vocab_size, hd_rng_uniform(rng, (uint64_t)n));
         if (token == HD_BYTE_EOS) { break; }
         d->tokens[n] = (int32_t)token;
         if (token < 256) { hd_buf_append_char(text, (char)token); }
@@ -169,8 +130,8 @@ static hd_status check_tokenizer(const decoder *d, hd_err *err)
         return HD_FAIL(err, HD_E_UNSUPPORTED, "decode with tokenizer_type=%s is not supported; set tokenizer_type=byte",
                        hd_config_str(d->config, HD_KEY_tokenizer_type));
     }
-    if (d->dims.vocab_size < HD_BYTE_VOCAB) {
-        return HD_FAIL(err, HD_E_CONFIG, "the model has %" PRId64 " tokens; tokenizer_type=byte needs at least %d", d->dims.vocab_size, HD_BYTE_VOCAB);
+    if (d->loaded.dims.vocab_size < HD_BYTE_VOCAB) {
+        return HD_FAIL(err, HD_E_CONFIG, "the model has %" PRId64 " tokens; tokenizer_type=byte needs at least %d", d->loaded.dims.vocab_size, HD_BYTE_VOCAB);
     }
     return HD_OK;
 }
@@ -184,16 +145,15 @@ hd_status hd_cmd_decode(const hd_config *config, const hd_run_hooks *hooks, hd_e
     int64_t n;
     HD_TRY(hd_sampler_from_config(config, &d.sampler, err));
     HD_TRY(find_checkpoint(config, &path, err));
-    HD_TRY(hd_ckpt_read_dims(path, &d.dims, err));
+    HD_TRY(hd_loaded_read(config, path, &d.loaded, err));
     HD_TRY(check_tokenizer(&d, err));
-    HD_TRY(hd_model_options_from_config(config, false, &d.options, err));
-    HD_TRY(open_decoder(&d, err));
-    HD_TRY(hd_ckpt_load_parameters(path, &d.ex, &d.model, err));
+    HD_TRY(open_host_memory(&d, err));
+    HD_TRY(hd_loaded_open(config, path, longest, &d, &d.loaded, err));
     HD_TRY(read_prompt(&d, &n, err));
     HD_TRY(generate(&d, hooks, n, &answer, err));
     HD_TRY(print_answer(&d, &answer, err));
 out:
-    close_model(&d);
+    hd_loaded_close(&d.loaded);
     hd_free(d.tokens);
     hd_free(d.positions);
     hd_free(d.segments);

@@ -155,6 +155,20 @@ out:
     return st;
 }
 
+static hd_status observe(hd_pass *p, int64_t layer, const hd_attention *a)
+{
+    hd_status st;
+    qkv x = views(p->dims, &a->q, &a->kv_a, &a->kv);
+    HD_TRY(hd_pass_observe(p, "input_norm", layer, &a->norm_x));
+    HD_TRY(hd_pass_observe(p, "q", layer, &a->q));
+    HD_TRY(hd_pass_observe(p, "kv_latent", layer, &a->norm_kv));
+    HD_TRY(hd_pass_observe(p, "k_rope", layer, &x.k_rope));
+    HD_TRY(hd_pass_observe(p, "kv", layer, &a->kv));
+    HD_TRY(hd_pass_observe(p, "attention", layer, &a->o));
+out:
+    return st;
+}
+
 hd_status hd_attention_forward(hd_pass *p, const hd_layer *layer, const hd_tensor *x, hd_attention *a)
 {
     hd_status st;
@@ -163,6 +177,7 @@ hd_status hd_attention_forward(hd_pass *p, const hd_layer *layer, const hd_tenso
     HD_TRY(forward_query(p, layer, a));
     HD_TRY(forward_key_value(p, layer, a));
     HD_TRY(forward_core(p, layer, a));
+    HD_TRY(observe(p, layer->index, a));
 out:
     return st;
 }

@@ -29,6 +29,7 @@ static hd_status trunk(hd_pass *p, hd_tensor *x)
     hd_status st;
     HD_TRY(hd_pass_rows(p, p->dims->hidden_size, x));
     HD_TRY(hd_embed(p, x));
+    HD_TRY(hd_pass_observe(p, "embed", -1, x));
     for (int64_t l = 0; l < p->dims->n_layer; l++) {
         hd_layer *layer = &p->model->layers[l];
         layer->acts = (hd_layer_acts){0};
@@ -68,18 +69,37 @@ out:
     return st;
 }
 
-/* logits (n, V) = RMSNorm(rows of h) W^T */
-static hd_status project(hd_pass *p, const hd_tensor *h, int64_t row_begin, hd_tensor *logits)
+hd_status hd_model_hidden(hd_model *model, hd_exec *ex, hd_arena *step, const hd_leaf *leaf, hd_tensor *hidden, hd_err *err)
+{
+    hd_pass p;
+    hd_status st = hd_pass_open(model, ex, step, leaf, NULL, &p, err);
+    return st == HD_OK ? trunk(&p, hidden) : st;
+}
+
+/* logits (n, V) = RMSNorm(rows of hidden) W^T */
+hd_status hd_model_project(hd_model *model, hd_exec *ex, hd_arena *step, const hd_tensor *hidden, int64_t row_begin,
+                           hd_tensor *logits, hd_err *err)
 {
     hd_status st;
-    hd_tensor norm, rows = hd_tensor_slice(h, 0, row_begin, logits->shape[0]);
-    hd_layer *globals = hd_pass_globals(p);
-    HD_TRY(hd_weights_acquire(globals, HD_UNIT_HEAD, p->err));
-    HD_TRY(hd_pass_new(p, p->options->dtype, rows.shape[0], p->dims->hidden_size, &norm));
-    HD_TRY(hd_rmsnorm_fwd(p->ex, &rows, globals->final_norm, p->dims->rms_norm_eps, &norm, NULL, p->err));
-    HD_TRY(hd_linear_fwd(p->ex, &norm, globals->head, HD_SET, logits, p->err));
+    hd_pass p = {.model = model, .dims = &model->dims, .options = &model->options, .ex = ex, .step = step,
+                 .n_row = hidden->shape[0], .err = err};
+    hd_layer *globals = hd_pass_globals(&p);
+    hd_tensor norm, rows; /* (n, D) act */
+    size_t mark = hd_arena_mark(step);
+    if (logits->n_dim != 2 || row_begin < 0 || row_begin > p.n_row - logits->shape[0]) {
+        return HD_FAIL(err, HD_E_INVALID, "logits: rows %lld .. of %lld, want a matrix inside the leaf", (long long)row_begin,
+                       (long long)p.n_row);
+    }
+    HD_TRY(hd_weights_acquire(globals, HD_UNIT_HEAD, err));
+    rows = hd_tensor_slice(hidden, 0, row_begin, logits->shape[0]);
+    HD_TRY(hd_pass_new(&p, p.options->dtype, rows.shape[0], p.dims->hidden_size, &norm));
+    HD_TRY(hd_rmsnorm_fwd(ex, &rows, globals->final_norm, p.dims->rms_norm_eps, &norm, NULL, err));
+    HD_TRY(hd_pass_observe(&p, "final_norm", -1, &norm));
+    HD_TRY(hd_linear_fwd(ex, &norm, globals->head, HD_SET, logits, err));
+    HD_TRY(hd_pass_observe(&p, "logits", -1, logits));
 out:
     hd_weights_release(globals, HD_UNIT_HEAD);
+    hd_arena_release(step, mark);
     return st;
 }
 
@@ -87,17 +107,10 @@ hd_status hd_model_logits(hd_model *model, hd_exec *ex, hd_arena *step, const hd
                           hd_tensor *logits, hd_err *err)
 {
     hd_status st;
-    hd_pass p;
-    hd_tensor x;
-    int64_t n_row = leaf->n_seq * leaf->seq_len;
+    hd_tensor hidden;
     size_t mark = hd_arena_mark(step);
-    if (logits->n_dim != 2 || row_begin < 0 || row_begin > n_row - logits->shape[0]) {
-        return HD_FAIL(err, HD_E_INVALID, "logits: rows %lld .. of %lld, want a matrix inside the leaf", (long long)row_begin,
-                       (long long)n_row);
-    }
-    HD_TRY(hd_pass_open(model, ex, step, leaf, NULL, &p, err));
-    HD_TRY(trunk(&p, &x));
-    HD_TRY(project(&p, &x, row_begin, logits));
+    HD_TRY(hd_model_hidden(model, ex, step, leaf, &hidden, err));
+    HD_TRY(hd_model_project(model, ex, step, &hidden, row_begin, logits, err));
 out:
     hd_arena_release(step, mark);
     return st;

@@ -38,6 +38,7 @@ static hd_status forward_attention(hd_pass *p, hd_layer *layer, const hd_tensor 
     HD_TRY(hd_attention_forward(p, layer, x, &attention));
     if (y != x) { HD_TRY(hd_copy(p->ex, x, y, p->err)); }
     HD_TRY(hd_attention_output(p, layer, &attention, y));
+    HD_TRY(hd_pass_observe(p, "mid", layer->index, y));
 out:
     hd_weights_release(layer, HD_UNIT_ATTENTION);
     hd_arena_release(p->step, mark);
@@ -52,11 +53,13 @@ static hd_status forward_mlp(hd_pass *p, hd_layer *layer, hd_tensor *y)
     size_t mark = hd_arena_mark(p->step);
     HD_TRY(hd_weights_acquire(layer, mlp_unit(layer), p->err));
     HD_TRY(hd_pass_norm(p, y, layer->post_norm, p->dims->rms_norm_eps, &norm, &rstd));
+    HD_TRY(hd_pass_observe(p, "post_norm", layer->index, &norm));
     if (layer->is_moe) {
         HD_TRY(hd_moe_forward(p, layer, &norm, &layer->acts, y));
     } else {
         HD_TRY(hd_mlp_forward(p, &dense, &norm, &layer->acts, y));
     }
+    HD_TRY(hd_pass_observe(p, "output", layer->index, y));
 out:
     hd_weights_release(layer, mlp_unit(layer));
     hd_arena_release(p->step, mark);

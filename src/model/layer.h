@@ -89,6 +89,9 @@ hd_layer *hd_pass_globals(const hd_pass *p);
 hd_status hd_pass_open(hd_model *model, hd_exec *ex, hd_arena *step, const hd_leaf *leaf, hd_tensor *metrics, hd_pass *p,
                        hd_err *err) HD_CHECK_RESULT;
 
+/* Shows an activation to the model's observer; nothing when there is none. */
+hd_status hd_pass_observe(hd_pass *p, const char *name, int64_t layer, const hd_tensor *t) HD_CHECK_RESULT;
+
 /* RMSNorm into a fresh (N, D) and rstd (N) f32. */
 hd_status hd_pass_norm(hd_pass *p, const hd_tensor *x, const hd_weight *w, double eps, hd_tensor *y, hd_tensor *rstd)
     HD_CHECK_RESULT;

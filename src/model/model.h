@@ -72,6 +72,12 @@ typedef struct hd_param {
  * Runs between ops: what it does to memory goes through ops or the executor. */
 typedef hd_status (*hd_grads_ready_hook)(void *context, hd_unit unit, int64_t layer, hd_err *err);
 
+/* Sees an activation of the forward pass between two ops; for comparisons with another implementation (docs/check.md lists the
+ * names).  layer is -1 for embed, final_norm and logits, which may come in several pieces of rows, in order.  t may be strided; it
+ * lives until the call returns.  What the observer takes from `step` it releases.  Also called on a dry executor. */
+typedef hd_status (*hd_observer)(void *context, hd_exec *ex, hd_arena *step, const char *name, int64_t layer, const hd_tensor *t,
+                                 hd_err *err);
+
 typedef struct hd_model {
     hd_dims dims;
     hd_model_options options;
@@ -83,6 +89,8 @@ typedef struct hd_model {
     int64_t n_moe_layer;     /* MTP modules included */
     hd_grads_ready_hook grads_ready; /* NULL after open; the trainer may set it */
     void *grads_ready_context;
+    hd_observer observer; /* NULL after open */
+    void *observer_context;
 } hd_model;
 
 /* Host description of one leaf: its tensors and the global numbers its loss needs.  hd_leaf_upload fills the tensors. */
@@ -145,7 +153,15 @@ hd_status hd_model_train_leaf(hd_model *model, hd_exec *ex, hd_arena *step, cons
 hd_status hd_model_eval_leaf(hd_model *model, hd_exec *ex, hd_arena *step, const hd_leaf *leaf, hd_tensor *metrics,
                              hd_err *err) HD_CHECK_RESULT;
 
-/* Logits f32 (n_rows, V) of rows row_begin .. of the leaf, into a caller's tensor. */
+/* The residual stream (N, D) act behind the last layer, before the final norm, from the step arena: the caller's to release. */
+hd_status hd_model_hidden(hd_model *model, hd_exec *ex, hd_arena *step, const hd_leaf *leaf, hd_tensor *hidden, hd_err *err)
+    HD_CHECK_RESULT;
+
+/* Logits f32 (n, V) of rows row_begin .. row_begin + n of hidden, into a caller's tensor. */
+hd_status hd_model_project(hd_model *model, hd_exec *ex, hd_arena *step, const hd_tensor *hidden, int64_t row_begin,
+                           hd_tensor *logits, hd_err *err) HD_CHECK_RESULT;
+
+/* Both in one: logits f32 (n_rows, V) of rows row_begin .. of the leaf, into a caller's tensor. */
 hd_status hd_model_logits(hd_model *model, hd_exec *ex, hd_arena *step, const hd_leaf *leaf, int64_t row_begin,
                           hd_tensor *logits, hd_err *err) HD_CHECK_RESULT;
 

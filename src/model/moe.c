@@ -60,6 +60,9 @@ static hd_status route(hd_pass *p, const hd_layer *layer, const hd_tensor *x, hd
     }
     HD_TRY(hd_router_fwd(p->ex, &p->dims->router, &logits, bias_of(layer), &routing->scores, &routing->ids,
                          &routing->weights, p->err));
+    HD_TRY(hd_pass_observe(p, "router_logits", layer->index, &logits));
+    HD_TRY(hd_pass_observe(p, "expert_ids", layer->index, &routing->ids));
+    HD_TRY(hd_pass_observe(p, "expert_weights", layer->index, &routing->weights));
     hd_arena_release(p->step, mark);
 out:
     return st;
@@ -73,6 +76,7 @@ hd_status hd_moe_forward(hd_pass *p, const hd_layer *layer, const hd_tensor *x, 
     size_t mark = hd_arena_mark(p->step);
     HD_TRY(route(p, layer, x, &routing));
     HD_TRY(strategy_of(p)->forward(p, layer, x, &routing, acts, y));
+    HD_TRY(hd_pass_observe(p, "routed", layer->index, y));
     if (shared.width > 0) { HD_TRY(hd_mlp_forward(p, &shared, x, acts, y)); }
 out:
     hd_arena_release(p->step, mark);

@@ -41,6 +41,13 @@ hd_layer *hd_pass_globals(const hd_pass *p)
     return &p->model->layers[p->dims->n_layer + p->dims->n_mtp];
 }
 
+hd_status hd_pass_observe(hd_pass *p, const char *name, int64_t layer, const hd_tensor *t)
+{
+    const hd_model *model = p->model;
+    if (model->observer == NULL) { return HD_OK; }
+    return model->observer(model->observer_context, p->ex, p->step, name, layer, t, p->err);
+}
+
 hd_status hd_pass_norm(hd_pass *p, const hd_tensor *x, const hd_weight *w, double eps, hd_tensor *y, hd_tensor *rstd)
 {
     hd_status st;

@@ -14,7 +14,7 @@ run frobnicate;              wants 2 "unknown command 'frobnicate'" "hadal help"
 run base.yml steps=3;        wants 2 "the first word is the command" "hadal train base.yml"
 run steps=3;                 wants 2 "hadal train steps=3"
 
-for command in sft convert check eval inspect diff verify tokenize tokenizer bench; do
+for command in sft eval inspect diff verify tokenize tokenizer bench; do
     run $command;            wants 2 "'$command'" "not supported by this version"
 done
 
@@ -31,7 +31,9 @@ run help a b;                wants 2 "one topic"
 run help base.yml;           wants 0 "per_device_batch_size:"
 check "help base.yml is the shipped file" cmp -s "$out" configs/base.yml
 
-run train --steps=5;         wants 2 "keys are written without dashes: steps=5"
+run plan --print-config=set --steps=5 --log_config;  wants 0 "steps: 5" "log_config: true"
+run train --stps=5;          wants 2 "unknown key 'stps'" "steps"
+run train --steps;           wants 2 "'--steps': want key=value"
 run train --frob;            wants 2 "unknown option '--frob'"
 run state-hash;              wants 2 "state-hash takes one checkpoint"
 run state-hash "$tmp/none";  wants 2 "$tmp/none"
