@@ -12,9 +12,9 @@ CLANG ?= clang
 PKG_CONFIG ?= pkg-config
 PROTOC_C ?= protoc-c
 
-PACKAGES := yaml-0.1 libzstd zlib libprotobuf-c
+PACKAGES := yaml-0.1 libzstd zlib libprotobuf-c libpcre2-8
 PACKAGE_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null)
-PACKAGE_LIBS := $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null || echo -lyaml -lzstd -lz -lprotobuf-c)
+PACKAGE_LIBS := $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null || echo -lyaml -lzstd -lz -lprotobuf-c -lpcre2-8)
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-psabi \
             -Werror=implicit-function-declaration -Werror=incompatible-pointer-types -Werror=int-conversion

@@ -53,6 +53,9 @@ const char *hd_cli_hint(const hd_err *err);
  * installed.  NULL when neither is there. */
 const char *hd_cli_configs_dir(void);
 
+/* All of the standard input, with a NUL behind it, in memory to be given to free. */
+hd_status hd_cli_read_stdin(char **data, size_t *n, hd_err *err) HD_CHECK_RESULT;
+
 /* SIGTERM, SIGINT and SIGHUP set a flag that the library looks at between steps; a second SIGINT ends the process at once. */
 void hd_cli_catch_signals(void);
 const volatile sig_atomic_t *hd_cli_stop_signal(void);
@@ -68,5 +71,8 @@ bool hd_cli_terminal_close(void);             /* takes the progress line away; f
 
 /* Prints one line of an answer to stdout; fits hd_config_line. */
 void hd_cli_print_line(void *context, const char *line);
+
+/* Writes bytes of an answer to stdout as they are; fits hd_tokenize_write. */
+void hd_cli_write(void *context, const char *data, size_t n);
 
 #endif

@@ -1,6 +1,7 @@
 /* The commands: what each is called, how it is explained, and which library call it is. */
 #include "hadal/commands.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -8,6 +9,7 @@
 #include "hadal/config.h"
 #include "hadal/init.h"
 #include "hadal/log.h"
+#include "hadal/tokenizer.h"
 
 /* ---- a configuration and what the terminal takes from it ----------------------------------------------------------- */
 
@@ -135,6 +137,34 @@ out:
     return st;
 }
 
+/* One file, or the standard input where neither a file nor text= is given. */
+static hd_status run_tokenize(const hd_cli_call *given, hd_err *err)
+{
+    hd_status st = HD_OK;
+    hd_cli_call call = *given;
+    hd_config *config = NULL;
+    hd_tokenize_input input = {0};
+    char *text = NULL;
+    bool has_text;
+    const char *path = NULL;
+    if (take_paths(&call, &path, 1) > 1) { return HD_FAIL(err, HD_E_CONFIG, "tokenize takes one file (got several): hadal tokenize tokenizer_path=FOLDER book.txt"); }
+    HD_TRY(load(&call, &config, err));
+    if (call.print_config) {
+        HD_TRY(hd_config_print(config, call.only_set ? HD_CONFIG_SET : HD_CONFIG_ORIGINS, hd_cli_print_line, NULL, err));
+        goto out;
+    }
+    HD_TRY(value_is(config, "text", "", &has_text, err));
+    has_text = !has_text;
+    input.path = path;
+    if (!has_text && path == NULL) { HD_TRY(hd_cli_read_stdin(&text, &input.n, err)); }
+    input.text = text;
+    HD_TRY(hd_cmd_tokenize(config, &input, hd_cli_write, NULL, err));
+out:
+    free(text);
+    hd_config_free(config);
+    return st;
+}
+
 static hd_status run_state_hash(const hd_cli_call *call, hd_err *err)
 {
     if (call->argc != 1) {
@@ -238,7 +268,14 @@ const hd_cli_command hd_cli_commands[] = {
     {.name = "inspect", .arguments = "...", .summary = "list the tensors of a checkpoint"},
     {.name = "diff", .arguments = "...", .summary = "compare two checkpoints"},
     {.name = "verify", .arguments = "...", .summary = "certify a checkpoint"},
-    {.name = "tokenize", .arguments = "...", .summary = "text to token ids and back"},
+    {.name = "tokenize", .arguments = "[FILE] key=value ...", .takes_keys = true, .run = run_tokenize, .summary = "text to token ids and back",
+     .text = "Reads text=, FILE or the standard input and prints the ids, those of one document per line.  tokenizer_path is a folder\n"
+             "with a tokenizer.json, or the file itself.  The tokenizer's own rule puts bos and eos around a text unless\n"
+             "add_special_tokens=false.  Character classes are those of Unicode 16.0.0, as in HuggingFace tokenizers.",
+     .examples = "hadal tokenize tokenizer_path=DeepSeek-V3 text='Hello, world'\n"
+                 "hadal tokenize tokenizer_path=DeepSeek-V3 book.txt show=count\n"
+                 "hadal tokenize tokenizer_path=DeepSeek-V3 documents=jsonl texts.jsonl > ids.txt\n"
+                 "hadal tokenize tokenizer_path=DeepSeek-V3 documents=lines show=text ids.txt"},
     {.name = "tokenizer", .arguments = "...", .summary = "train a tokenizer"},
     {.name = "bench", .arguments = "...", .summary = "measure operations against their bounds"},
     {.name = NULL},

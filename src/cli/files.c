@@ -1,5 +1,6 @@
 /* Where the program's own files lie. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -23,4 +24,26 @@ const char *hd_cli_configs_dir(void)
         if (access(probe, R_OK) == 0) { return found; }
     }
     return NULL;
+}
+
+hd_status hd_cli_read_stdin(char **data, size_t *n, hd_err *err)
+{
+    size_t capacity = 1 << 16, got;
+    char *text = malloc(capacity);
+    *n = 0;
+    while (text != NULL && (got = fread(text + *n, 1, capacity - 1 - *n, stdin)) > 0) {
+        *n += got;
+        if (capacity - 1 > *n) { continue; }
+        char *grown = realloc(text, capacity *= 2);
+        if (grown == NULL) { free(text); }
+        text = grown;
+    }
+    if (text == NULL) { return HD_FAIL(err, HD_E_NOMEM, "no memory for the standard input"); }
+    if (ferror(stdin)) {
+        free(text);
+        return HD_FAIL(err, HD_E_IO, "reading the standard input failed");
+    }
+    text[*n] = '\0';
+    *data = text;
+    return HD_OK;
 }

@@ -166,3 +166,10 @@ void hd_cli_print_line(void *context, const char *line)
     (void)context;
     put_line(stdout, NULL, "", line);
 }
+
+void hd_cli_write(void *context, const char *data, size_t n)
+{
+    (void)context;
+    if (terminal.lost_errno != 0) { return; }
+    if (fwrite(data, 1, n, stdout) != n || fflush(stdout) != 0) { terminal.lost_errno = errno; }
+}
