@@ -87,13 +87,13 @@ static bool is_fused(const hd_folder *f, int64_t place, const char **matrices)
 
 static hd_status push_experts(maker *m, int64_t place, const char *const matrices[2], hd_err *err)
 {
-    hd_status st = HD_OK;
+    hd_status st = HD_OK; /* of a tensor without experts */
     hd_listing *l = m->to;
     hd_st_info info = hd_folder_info(m->folder, place);
     hd_source_tensor source;
     char name[HD_HF_NAME_MAX];
     int n_matrix = matrices[0][0] == 'g' ? 2 : 1;
-    for (int64_t e = 0; e < info.shape[0]; e++) {
+    for (int64_t e = 0; e < info.shape[0]; e++) { /* the first look refuses a number that is none of experts */
         for (int k = 0; k < n_matrix; k++) {
             (void)snprintf(name, sizeof name, "model.layers.%" PRId64 ".mlp.experts.%" PRId64 ".%s.weight",
                            hd_hf_layer_of(info.name, NULL), e, matrices[k]);
@@ -141,6 +141,10 @@ static hd_status list_place(maker *m, int64_t place, hd_err *err)
 {
     hd_source_tensor source;
     const char *matrices[2], *name = hd_folder_info(m->folder, place).name;
+    if (strlen(name) >= HD_HF_NAME_MAX) {
+        return HD_FAIL(err, HD_E_UNSUPPORTED, "%s: tensor %.60s... has a name of %zu bytes, want at most %d",
+                       hd_st_path(hd_folder_reader(m->folder, place)), name, strlen(name), HD_HF_NAME_MAX - 1);
+    }
     if (is_state(m->folder, place) || ends_with(name, ".rotary_emb.inv_freq") || is_scale_of_matrix(m->folder, name)) { return HD_OK; }
     if (hd_hf_layer_of(name, NULL) >= m->end_layer) {
         m->to->n_left_out++;

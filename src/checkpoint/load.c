@@ -96,14 +96,14 @@ static hd_status match_weight(load *l, const hd_hf_ref *ref, hd_err *err)
     hd_hf_ref master_ref = *ref;
     const hd_param *param = &l->model->params[ref->param];
     hd_tensor value = hd_hf_view(l->model, ref);
+    bool own_master = hd_param_has_master(param);
     master_ref.role = HD_HF_MASTER;
-    hd_tensor master_view = hd_hf_view(l->model, &master_ref);
+    hd_tensor master_view = own_master ? hd_hf_view(l->model, &master_ref) : (hd_tensor){0}; /* only a model that trains has masters */
     HD_TRY(hd_hf_name(l->model, &master_ref, name, err));
     bool has_master = hd_folder_find(l->folder, name) >= 0;
     if (has_master) { HD_TRY(match(l, name, &value, false, &master, err)); }
     HD_TRY(hd_hf_name(l->model, ref, name, err));
     HD_TRY(match(l, name, &value, false, &weight, err));
-    bool own_master = hd_param_has_master(param);
     bool from_master = has_master && value.dtype == HD_DTYPE_F32;
     load_item *item = add_item(l, from_master ? &master : &weight);
     item->to[item->n_to++] = value;

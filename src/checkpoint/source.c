@@ -38,11 +38,13 @@ static void set_shape(hd_source_tensor *t, int n_dim, const int64_t *shape)
     t->n_dim = n_dim;
     t->columns = n_dim > 0 ? shape[n_dim - 1] : 1;
     t->rows = 1;
+    bool empty = false; /* lengths beside a 0 may be anything: only of other tensors did the reader check that the product fits */
     for (int i = 0; i < n_dim; i++) {
         t->shape[i] = shape[i];
-        if (i < n_dim - 1) { t->rows *= shape[i]; } /* the reader checked that the product fits, but for empty tensors */
+        empty = empty || shape[i] == 0;
     }
-    if (t->columns == 0) { t->rows = 0; }
+    for (int i = 0; i < n_dim - 1; i++) { t->rows = empty ? 0 : t->rows * shape[i]; }
+    if (empty) { t->rows = 0; }
 }
 
 hd_source_tensor hd_source_stored(const hd_folder *folder, int64_t place)
@@ -110,10 +112,11 @@ static hd_status find_fused(const hd_folder *f, const char *name, hd_source_tens
     int64_t place = hd_folder_find(f, fused.name);
     if (place < 0) { return HD_OK; }
     hd_st_info info = hd_folder_info(f, place);
-    if (info.n_dim != 3 || info.shape[1] % fused.n_part != 0 || !hd_dtype_is_float(info.dtype)) {
-        return HD_FAIL(err, HD_E_UNSUPPORTED, "%s: tensor %s is %s: fused experts are read as F32, BF16 or F16 (experts, %srows, columns)",
-                       hd_st_path(hd_folder_reader(f, place)), fused.name, hd_st_describe(info.dtype, info.n_dim, info.shape, found),
-                       fused.n_part == 2 ? "2 x " : "");
+    bool good = info.n_dim == 3 && info.bytes > 0 && info.shape[0] <= HD_FUSED_MAX_EXPERTS && info.shape[1] % fused.n_part == 0;
+    if (!good || !hd_dtype_is_float(info.dtype)) {
+        return HD_FAIL(err, HD_E_UNSUPPORTED, "%s: tensor %s is %s: fused experts are read as F32, BF16 or F16 (experts, %srows, columns) "
+                       "of at most %d experts", hd_st_path(hd_folder_reader(f, place)), fused.name,
+                       hd_st_describe(info.dtype, info.n_dim, info.shape, found), fused.n_part == 2 ? "2 x " : "", HD_FUSED_MAX_EXPERTS);
     }
     if (fused.expert >= info.shape[0]) { return HD_OK; }
     int64_t shape[2] = {info.shape[1] / fused.n_part, info.shape[2]};

@@ -67,7 +67,12 @@ hd_status hd_target_add_whole(hd_target *t, const char *name, hd_dtype dtype, hd
     int64_t scales[2] = {blocks(source->rows), blocks(source->columns)};
     bool is_scales = rule == HD_TARGET_F8_SCALES;
     hd_target_piece piece = {.source = *source, .row_stride = source->columns, .column_stride = 1};
-    hd_status st = hd_target_add(t, name, dtype, is_scales ? 2 : source->n_dim, is_scales ? scales : source->shape, rule, 0, err);
+    bool in_blocks = rule != HD_TARGET_VALUES || (source->scale_place >= 0 && dtype != source->dtype);
+    if (!in_blocks) { /* windows of any size: rows do not matter */
+        piece.source.rows *= source->columns;
+        piece.source.columns = piece.row_stride = 1;
+    }
+    hd_status st = hd_target_add(t, name, dtype, is_scales ? 2 : source->n_dim, is_scales ? scales : source->shape, rule, in_blocks ? 0 : 1, err);
     return st == HD_OK ? hd_target_add_piece(t, &piece, err) : st;
 }
 
@@ -100,6 +105,7 @@ float hd_f8_block_scale(const float *values, int64_t stride, int64_t n_row, int6
         }
     }
     if (amax == 0.0f) { return 1.0f; }
+    if (isinf(amax)) { return amax; }
     if (format == HD_SCALE_UE8M0) { return power_of_two_scale(amax); }
     return fmaxf(amax / 448.0f, 0x1p-126f);
 }

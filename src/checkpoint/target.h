@@ -14,7 +14,7 @@
 #include "checkpoint/write_queue.h"
 #include "hadal/status.h"
 
-enum { HD_TARGET_WINDOW = 16 << 20 /* bytes of a window; a tensor whose grain is longer has windows of one grain */ };
+enum { HD_TARGET_WINDOW = 16 << 20 /* bytes of a window; a tensor whose grain is longer is HD_E_UNSUPPORTED */ };
 
 /* Element (r, c) of the source becomes element base + r * row_stride + c * column_stride of the target. */
 typedef struct hd_target_piece {
@@ -76,7 +76,8 @@ typedef struct hd_target_hook {
 hd_status hd_target_write_file(const hd_target *t, int64_t file, hd_source *source, hd_write_queue *queue, const char *path,
                                const char *final_path, hd_target_hook hook, hd_err *err) HD_CHECK_RESULT;
 
-/* The scale of a block of values (rows of n_column, `stride` apart): see hd_scale_format.  NaNs do not count; 1 for a block of zeros. */
+/* The scale of a block of values (rows of n_column, `stride` apart): see hd_scale_format.  NaNs do not count; 1 for a block of zeros,
+ * infinity for one that holds an infinity. */
 float hd_f8_block_scale(const float *values, int64_t stride, int64_t n_row, int64_t n_column, hd_scale_format format);
 
 #endif

@@ -1,9 +1,19 @@
 /* Opening a model from a folder.  See loaded.h. */
 #include "infer/loaded.h"
 
+#include <math.h>
+
 #include "base/sysinfo.h"
 #include "checkpoint/checkpoint.h"
+#include "hadal/log.h"
 #include "train/trainer.h"
+
+/* Of a process beside its arenas: code, staging of reads, tables of tensors, logits on the host. */
+static const double HOST_BYTES = 160e6;
+
+typedef struct hd_loaded_sizes {
+    size_t model, step, scratch, stream;
+} hd_loaded_sizes;
 
 hd_status hd_loaded_read(const hd_config *config, const char *path, hd_loaded *loaded, hd_err *err)
 {
@@ -17,72 +27,102 @@ out:
     return st;
 }
 
-static hd_status open_arenas(hd_loaded *l, const size_t sizes[3], hd_err *err)
+static hd_status open_arenas(hd_loaded *l, const hd_loaded_sizes *sizes, hd_err *err)
 {
     hd_status st = HD_OK;
     if (sizes == NULL) {
         hd_arena_open_dry(&l->model_arena, "model");
         hd_arena_open_dry(&l->step_arena, "step");
         hd_arena_open_dry(&l->scratch_arena, "scratch");
+        hd_arena_open_dry(&l->stream_arena, "streamed weights");
         return HD_OK;
     }
-    HD_TRY(hd_arena_open(&l->model_arena, "model", sizes[0], err));
-    HD_TRY(hd_arena_open(&l->step_arena, "step", sizes[1], err));
-    HD_TRY(hd_arena_open(&l->scratch_arena, "scratch", sizes[2], err));
+    HD_TRY(hd_arena_open(&l->model_arena, "model", sizes->model, err));
+    HD_TRY(hd_arena_open(&l->step_arena, "step", sizes->step, err));
+    HD_TRY(hd_arena_open(&l->scratch_arena, "scratch", sizes->scratch, err));
+    HD_TRY(hd_arena_open(&l->stream_arena, "streamed weights", sizes->stream, err));
 out:
     return st;
 }
 
 /* sizes NULL: dry. */
-static hd_status open_model(const hd_config *config, const size_t sizes[3], hd_loaded *l, hd_err *err)
+static hd_status open_model(const hd_config *config, const hd_loaded_sizes *sizes, hd_loaded *l, hd_err *err)
 {
     hd_status st;
     HD_TRY(open_arenas(l, sizes, err));
     HD_TRY(hd_exec_init(&l->ex, &l->scratch_arena, hd_threads_per_rank(config, 1), sizes == NULL, err));
     HD_TRY(hd_model_open(&l->dims, &l->options, &l->ex, &l->model_arena, &l->model, err));
+    if (l->stream != NULL) { HD_TRY(hd_ckpt_stream_attach(l->stream, &l->model, &l->ex, &l->stream_arena, err)); }
 out:
     return st;
 }
 
-static hd_status check_memory(const hd_config *config, const size_t sizes[3], hd_err *err)
+static void close_model(hd_loaded *l)
+{
+    hd_model_close(&l->model);
+    hd_arena_close(&l->stream_arena);
+    hd_arena_close(&l->scratch_arena);
+    hd_arena_close(&l->step_arena);
+    hd_arena_close(&l->model_arena);
+}
+
+static hd_status measure(const hd_config *config, hd_loaded_use use, void *context, hd_loaded *l, hd_loaded_sizes *sizes, hd_err *err)
+{
+    hd_status st = open_model(config, NULL, l, err);
+    if (st == HD_OK) { st = use(context, err); }
+    *sizes = (hd_loaded_sizes){l->model_arena.high, l->step_arena.high, l->scratch_arena.high, l->stream_arena.high};
+    close_model(l);
+    return st;
+}
+
+static double total(const hd_loaded_sizes *s) { return (double)s->model + (double)s->step + (double)s->scratch + (double)s->stream; }
+
+/* Bytes that may be taken: device_memory_gb, or what is free. */
+static double memory_limit(const hd_config *config)
 {
     uint64_t available;
-    double need = (double)sizes[0] + (double)sizes[1] + (double)sizes[2],
-           limit = hd_config_float(config, HD_KEY_device_memory_gb) * 1e9;
-    const char *advice = "choose weight_dtype=bfloat16 or a smaller max_target_length";
-    if (limit > 0.0 && need > limit) {
-        return HD_FAIL(err, HD_E_CONFIG,
-                       "the model needs %.3f GB of memory, %.3f of them for weights, and device_memory_gb is %.3f: %s",
-                       need / 1e9, (double)sizes[0] / 1e9, limit / 1e9, advice);
+    double limit = hd_config_float(config, HD_KEY_device_memory_gb) * 1e9;
+    if (limit > 0.0) { return fmax(limit - HOST_BYTES, 0.0); }
+    return hd_sysinfo_available_memory(&available, NULL) == HD_OK ? (double)available : INFINITY;
+}
+
+/* Weights stay in the files: what is needed then is one unit of a layer at a time. */
+static hd_status open_stream(const hd_config *config, const char *path, hd_loaded_use use, void *context, hd_loaded *l,
+                             hd_loaded_sizes *sizes, hd_err *err)
+{
+    hd_status st;
+    double in_memory = total(sizes), limit = memory_limit(config);
+    l->options.streamed = true;
+    HD_TRY(hd_ckpt_stream_open(path, &l->dims, &l->stream, err));
+    HD_TRY(measure(config, use, context, l, sizes, err));
+    if (total(sizes) > limit) {
+        st = HD_FAIL(err, hd_config_float(config, HD_KEY_device_memory_gb) > 0.0 ? HD_E_CONFIG : HD_E_NOMEM,
+                     "the model needs %.3f GB of memory, %.3f GB when its weights are read layer by layer, and %.3f GB may be taken: "
+                     "choose shorter sequences", in_memory / 1e9, total(sizes) / 1e9, limit / 1e9);
+        goto out;
     }
-    if (limit <= 0.0 && hd_sysinfo_available_memory(&available, NULL) == HD_OK && need > (double)available) {
-        return HD_FAIL(err, HD_E_NOMEM,
-                       "the model needs %.3f GB of memory, %.3f of them for weights, and %.3f GB are free: %s",
-                       need / 1e9, (double)sizes[0] / 1e9, (double)available / 1e9, advice);
-    }
-    return HD_OK;
+    hd_log(HD_LOG_INFO, "%.3f GB of weights and activations do not fit %.3f GB: weights are read layer by layer, %.3f GB are taken",
+           in_memory / 1e9, limit / 1e9, total(sizes) / 1e9);
+out:
+    return st;
 }
 
 hd_status hd_loaded_open(const hd_config *config, const char *path, hd_loaded_use use, void *context, hd_loaded *loaded,
                          hd_err *err)
 {
     hd_status st;
-    size_t sizes[3];
-    HD_TRY(open_model(config, NULL, loaded, err));
-    HD_TRY(use(context, err));
-    sizes[0] = loaded->model_arena.high, sizes[1] = loaded->step_arena.high, sizes[2] = loaded->scratch_arena.high;
-    hd_loaded_close(loaded);
-    HD_TRY(check_memory(config, sizes, err));
-    HD_TRY(open_model(config, sizes, loaded, err));
-    HD_TRY(hd_ckpt_load_parameters(path, &loaded->ex, &loaded->model, err));
+    hd_loaded_sizes sizes;
+    HD_TRY(measure(config, use, context, loaded, &sizes, err));
+    if (total(&sizes) > memory_limit(config)) { HD_TRY(open_stream(config, path, use, context, loaded, &sizes, err)); }
+    HD_TRY(open_model(config, &sizes, loaded, err));
+    if (loaded->stream == NULL) { st = hd_ckpt_load_parameters(path, &loaded->ex, &loaded->model, err); }
 out:
     return st;
 }
 
 void hd_loaded_close(hd_loaded *loaded)
 {
-    hd_model_close(&loaded->model);
-    hd_arena_close(&loaded->scratch_arena);
-    hd_arena_close(&loaded->step_arena);
-    hd_arena_close(&loaded->model_arena);
+    close_model(loaded);
+    hd_ckpt_stream_close(loaded->stream);
+    loaded->stream = NULL;
 }

@@ -3,6 +3,7 @@
 #define HD_INFER_LOADED_H
 
 #include "base/arena.h"
+#include "checkpoint/stream.h"
 #include "config/config.h"
 #include "hadal/status.h"
 #include "model/model.h"
@@ -10,7 +11,8 @@
 typedef struct hd_loaded {
     hd_dims dims;             /* from the folder's config.json, without MTP modules */
     hd_model_options options; /* from the configuration: dtype, weight_dtype, attention, ... */
-    hd_arena model_arena, step_arena, scratch_arena;
+    hd_arena model_arena, step_arena, scratch_arena, stream_arena;
+    hd_ckpt_stream *stream;   /* of a model whose weights stay in its files; NULL when they are in memory */
     hd_exec ex;
     hd_model model;
 } hd_loaded;
@@ -21,8 +23,9 @@ typedef hd_status (*hd_loaded_use)(void *context, hd_err *err);
 /* dims and options of the model in a folder (a HuggingFace folder or a hadal checkpoint).  Takes no memory. */
 hd_status hd_loaded_read(const hd_config *config, const char *path, hd_loaded *loaded, hd_err *err) HD_CHECK_RESULT;
 
-/* After hd_loaded_read: memory of exactly what `use` needs, and the weights.  HD_E_NOMEM, or HD_E_CONFIG with device_memory_gb,
- * naming both numbers, before any is taken when it does not fit. */
+/* After hd_loaded_read: memory of exactly what `use` needs, and the weights.  When that does not fit device_memory_gb, or what is
+ * free, weights are read layer by layer while the model runs; when that does not fit either, HD_E_CONFIG or HD_E_NOMEM names all numbers
+ * before anything is taken. */
 hd_status hd_loaded_open(const hd_config *config, const char *path, hd_loaded_use use, void *context, hd_loaded *loaded,
                          hd_err *err) HD_CHECK_RESULT;
 void hd_loaded_close(hd_loaded *loaded); /* accepts a zeroed one */

@@ -49,6 +49,8 @@ typedef struct hd_layer {
     hd_weight *mtp_head_norm;                     /* (D) */
     hd_param *params[HD_LAYER_MAX_PARAMS];
     int n_param;
+    hd_weight_stream *stream;                     /* the model's; NULL when weights are in memory */
+    const hd_param *first_param;                  /* hd_model.params */
     /* State of the leaf in work: views into the step arena. */
     hd_tensor input;     /* (N, D) act: what the layer read */
     hd_layer_acts acts;
@@ -173,6 +175,10 @@ hd_status hd_moe_sorted_forward(hd_pass *p, const hd_layer *layer, const hd_expe
 hd_status hd_moe_sorted_backward(hd_pass *p, const hd_layer *layer, const hd_expert_kernels *kernels, int64_t capacity,
                                  const hd_tensor *x, const hd_routing *routing, const hd_layer_acts *acts,
                                  const hd_tensor *dy, hd_tensor *dx, hd_tensor *dweights) HD_CHECK_RESULT;
+
+/* The rows' products with the experts of a streamed weight: each matrix is read, used and forgotten.  Needs the offsets on the host. */
+hd_status hd_moe_streamed_products(hd_pass *p, const hd_layer *layer, const hd_tensor *x, const hd_tensor *offsets, const hd_weight *w,
+                                   hd_tensor *y) HD_CHECK_RESULT;
 
 /* Claims an expert takes per sequence: int(max(ceil(T k / E) factor, factor)). */
 int64_t hd_moe_capacity(int64_t seq_len, int64_t top_k, int64_t n_expert, double factor);

@@ -83,11 +83,14 @@ static hd_status new_like(hd_model *model, const hd_param *param, hd_dtype dtype
 static hd_status new_weights(hd_model *model, hd_arena *arena, hd_err *err)
 {
     hd_status st = HD_OK;
+    hd_arena nowhere; /* shapes without memory, for weights that are streamed */
+    hd_arena_open_dry(&nowhere, "streamed weights");
     for (int64_t i = 0; i < model->n_param; i++) {
         hd_param *param = &model->params[i];
         hd_dtype dtype = param->spec->keep_f32 ? HD_DTYPE_F32 : model->options.weight_dtype;
         param->weight.layout = HD_LAYOUT_OUT_IN;
-        HD_TRY(new_like(model, param, dtype, arena, &param->weight.value, err));
+        HD_TRY(new_like(model, param, dtype, model->options.streamed ? &nowhere : arena, &param->weight.value, err));
+        if (model->options.streamed) { continue; }
         if (dtype == HD_DTYPE_F32) {
             param->master = param->weight.value;
         } else if (param->trained) {
@@ -172,6 +175,9 @@ static hd_status check_options(const hd_dims *dims, const hd_model_options *o, h
     if (o->max_positions < 1) {
         return HD_FAIL(err, HD_E_INVALID, "max_positions is %lld, want at least 1", (long long)o->max_positions);
     }
+    if (o->streamed && o->training) {
+        return HD_FAIL(err, HD_E_UNSUPPORTED, "training needs its weights in memory");
+    }
     if (dims->n_expert > 0 && o->moe_strategy == HD_MOE_DROPPING && !(o->capacity_factor > 0.0)) {
         return HD_FAIL(err, HD_E_CONFIG, "capacity_factor is %g, want above 0 when tokens are dropped", o->capacity_factor);
     }
@@ -199,6 +205,16 @@ hd_status hd_model_open(const hd_dims *dims, const hd_model_options *options, hd
 out:
     if (st != HD_OK) { hd_model_close(model); }
     return st;
+}
+
+void hd_model_set_stream(hd_model *model, hd_weight_stream *stream)
+{
+    model->stream = stream;
+    stream->held = NULL;
+    for (int64_t l = 0; l <= count_layers(&model->dims); l++) {
+        model->layers[l].stream = stream;
+        model->layers[l].first_param = model->params;
+    }
 }
 
 void hd_model_close(hd_model *model)

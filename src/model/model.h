@@ -47,6 +47,7 @@ typedef struct hd_model_options {
     uint64_t init_seed;
     double init_std, dense_init_scale;/* init_std > 0: every matrix normal(init_std); else MaxText's rules */
     bool training;                    /* gradients, master weights and moments are allocated */
+    bool streamed;                    /* weights take no memory of the model: see hd_weight_stream; not with training */
     const char *const *trainable_mask, *const *adamw_mask; /* POSIX extended regexes over hf names and MaxText paths; may be NULL */
     int n_trainable_mask, n_adamw_mask;
 } hd_model_options;
@@ -78,6 +79,20 @@ typedef hd_status (*hd_grads_ready_hook)(void *context, hd_unit unit, int64_t la
 typedef hd_status (*hd_observer)(void *context, hd_exec *ex, hd_arena *step, const char *name, int64_t layer, const hd_tensor *t,
                                  hd_err *err);
 
+/* Where the weights of a streamed model come from.  A unit's weights are read into `arena` when the unit is acquired and stay until
+ * another is; of the routed experts only the matrices that have rows are read, one at a time.  The parameters' weights have shapes
+ * and dtypes and no memory outside that. */
+typedef struct hd_weight_stream {
+    /* Values of hd_model.params[param], of one expert of it when expert >= 0, into a contiguous tensor of the weight's dtype.  Also
+     * called on a dry executor. */
+    hd_status (*read)(void *context, int64_t param, int64_t expert, hd_exec *ex, hd_tensor *to, hd_err *err);
+    void *context;
+    hd_exec *ex;
+    hd_arena *arena;
+    struct hd_layer *held; /* private to src/model: whose unit is in the arena; NULL */
+    int held_unit;
+} hd_weight_stream;
+
 typedef struct hd_model {
     hd_dims dims;
     hd_model_options options;
@@ -91,6 +106,7 @@ typedef struct hd_model {
     void *grads_ready_context;
     hd_observer observer; /* NULL after open */
     void *observer_context;
+    hd_weight_stream *stream; /* of a streamed model */
 } hd_model;
 
 /* Host description of one leaf: its tensors and the global numbers its loss needs.  hd_leaf_upload fills the tensors. */
@@ -123,6 +139,10 @@ enum {
 hd_status hd_model_open(const hd_dims *dims, const hd_model_options *options, hd_exec *ex, hd_arena *arena, hd_model *model,
                         hd_err *err) HD_CHECK_RESULT;
 void hd_model_close(hd_model *model);
+
+/* Gives a streamed model its weights; the stream is the caller's and outlives the model's use.  The owner of the stream may have changed
+ * weight.value.dtype of parameters to what it will deliver (F32 or BF16). */
+void hd_model_set_stream(hd_model *model, hd_weight_stream *stream);
 
 /* Initial weights from the counter generator, purpose HD_RNG_INIT, name = HuggingFace name (of each expert), index = element of
  * that tensor: the same on every layout.  Rules: docs/model.md, "Initial weights". */

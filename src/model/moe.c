@@ -3,8 +3,10 @@
 #include "model/layer.h"
 #include "model/weights.h"
 
+/* Streamed experts are read one by one, and the dense strategy would read them all: the sorted one reads those that have rows. */
 static const hd_moe_strategy_ops *strategy_of(const hd_pass *p)
 {
+    if (p->model->stream != NULL && p->options->moe_strategy == HD_MOE_DENSE) { return &hd_moe_grouped; }
     switch (p->options->moe_strategy) {
     case HD_MOE_GROUPED: return &hd_moe_grouped;
     case HD_MOE_RAGGED: return &hd_moe_ragged;

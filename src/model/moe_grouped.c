@@ -33,6 +33,14 @@ out:
     return st;
 }
 
+/* y (R, M) = x (R, K) W[e]^T for the rows of each expert. */
+static hd_status products(hd_pass *p, const hd_layer *layer, const hd_expert_kernels *kernels, const hd_tensor *x, const hd_tensor *offsets,
+                          const hd_weight *w, hd_tensor *y)
+{
+    if (layer->stream != NULL) { return hd_moe_streamed_products(p, layer, x, offsets, w, y); }
+    return kernels->fwd(p->ex, x, offsets, w, HD_SET, y, p->err);
+}
+
 /* xs, gate and up, the last two kept or computed. */
 static hd_status project_up(hd_pass *p, const hd_layer *layer, const hd_expert_kernels *kernels, const hd_tensor *x,
                             const hd_layer_acts *acts, sorted *s)
@@ -43,9 +51,9 @@ static hd_status project_up(hd_pass *p, const hd_layer *layer, const hd_expert_k
     HD_TRY(hd_pass_new(p, p->options->dtype, n_routed(p), p->dims->hidden_size, &s->xs));
     HD_TRY(hd_moe_gather(p->ex, x, &s->claim, &s->offsets, k, &s->xs, p->err));
     HD_TRY(hd_pass_take(p, acts, &acts->expert_gate, hd_pass_up_dtype(p), n_routed(p), width, &s->gate, &missing));
-    if (missing) { HD_TRY(kernels->fwd(p->ex, &s->xs, &s->offsets, layer->expert_gate, HD_SET, &s->gate, p->err)); }
+    if (missing) { HD_TRY(products(p, layer, kernels, &s->xs, &s->offsets, layer->expert_gate, &s->gate)); }
     HD_TRY(hd_pass_take(p, acts, &acts->expert_up, hd_pass_up_dtype(p), n_routed(p), width, &s->up, &missing));
-    if (missing) { HD_TRY(kernels->fwd(p->ex, &s->xs, &s->offsets, layer->expert_up, HD_SET, &s->up, p->err)); }
+    if (missing) { HD_TRY(products(p, layer, kernels, &s->xs, &s->offsets, layer->expert_up, &s->up)); }
 out:
     return st;
 }
@@ -62,7 +70,7 @@ hd_status hd_moe_sorted_forward(hd_pass *p, const hd_layer *layer, const hd_expe
     HD_TRY(hd_pass_new(p, p->options->dtype, n_routed(p), p->dims->moe_intermediate_size, &h));
     HD_TRY(hd_swiglu_fwd(p->ex, &s.gate, &s.up, &s.n_rows, &h, p->err));
     hd_tensor *ys = &s.xs; /* (R, D): the gathered rows have been read */
-    HD_TRY(kernels->fwd(p->ex, &h, &s.offsets, layer->expert_down, HD_SET, ys, p->err));
+    HD_TRY(products(p, layer, kernels, &h, &s.offsets, layer->expert_down, ys));
     HD_TRY(hd_moe_combine(p->ex, ys, &s.row_of, &routing->weights, HD_ADD, y, p->err));
 out:
     hd_arena_release(p->step, mark);

@@ -18,6 +18,9 @@ hd_status hd_grads_ready(const hd_model *model, const hd_layer *layer, hd_unit u
 /* Before a leaf: the first contribution to each gradient sets (first leaf) or adds (later ones). */
 void hd_grads_begin(hd_model *model, bool first);
 
+/* One matrix of a streamed expert weight, into the stream's arena: whoever asks releases it by the arena's mark. */
+hd_status hd_weights_stream_expert(const hd_layer *layer, const hd_weight *w, int64_t expert, hd_weight *part, hd_err *err) HD_CHECK_RESULT;
+
 /* A part of a weight along its first axis: an expert, without that axis, and a range of rows.  The part's grad_accum is a
  * copy: whoever has written all parts calls hd_grads_written on the whole. */
 hd_weight hd_weight_expert(const hd_weight *w, int64_t expert);
