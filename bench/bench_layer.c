@@ -96,7 +96,7 @@ int main(int argc, char **argv)
     int64_t found;
     if (hd_run_plan_make(config, 1, &plan, &err) != HD_OK || hd_trainer_open(config, &comm, &plan.arenas, &t, &err) != HD_OK ||
         hd_model_init_weights(&t.model, &t.ex, &err) != HD_OK ||
-        hd_dataset_open(config, HD_SPLIT_TRAIN, o.n_seq, &data, &err) != HD_OK ||
+        hd_dataset_open(config, HD_SPLIT_TRAIN, t.model.dims.vocab_size, o.n_seq, &data, &err) != HD_OK ||
         hd_batch_open(o.n_seq, o.seq_len, &batch, &err) != HD_OK || hd_dataset_read(data, 0, &batch, &found, &err) != HD_OK) {
         stop(&err);
     }

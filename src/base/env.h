@@ -16,6 +16,7 @@ typedef enum hd_env_var {
     HD_ENV_FAULT_RANK,
     HD_ENV_M_PREFIX, /* not a variable but the rule for names that begin with M_: use hd_env_prefixed */
     HD_ENV_HF_HOME,
+    HD_ENV_HOME,
     HD_ENV_HF_TOKEN,
     HD_ENV_JOBSET_NAME,
     HD_ENV_NO_COLOR,

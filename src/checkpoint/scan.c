@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/io.h"
 #include "base/path.h"
+#include "checkpoint/hub.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/names.h"
 #include "hadal/log.h"
@@ -93,7 +94,8 @@ static hd_status has_file(const char *path, const char *name, hd_io_kind *kind, 
     return st;
 }
 
-hd_status hd_scan_path(const char *path, hd_scan_body body, void *arg, hd_err *err)
+/* A path that names something. */
+static hd_status scan_resolved(const char *path, hd_scan_body body, void *arg, hd_err *err)
 {
     static const char *const signs[] = {HD_MANIFEST_NAME, "config.json", "model.safetensors", "model.safetensors.index.json"};
     hd_status st;
@@ -122,5 +124,14 @@ hd_status hd_scan_path(const char *path, hd_scan_body body, void *arg, hd_err *e
     if (!found) { st = HD_FAIL(err, HD_E_CONFIG, "%s: neither a checkpoint, nor a model folder, nor a directory of checkpoints", path); }
 out:
     hd_free(dir);
+    return st;
+}
+
+hd_status hd_scan_path(const char *name, hd_scan_body body, void *arg, hd_err *err)
+{
+    char *path = NULL;
+    hd_status st = hd_hub_resolve(name, &path, err);
+    if (st == HD_OK) { st = scan_resolved(path, body, arg, err); }
+    hd_free(path);
     return st;
 }

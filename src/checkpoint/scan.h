@@ -18,7 +18,8 @@ typedef hd_status (*hd_scan_body)(void *arg, const char *path, int64_t step, hd_
  * when there is no candidate at all; HD_E_CORRUPT when all are damaged. */
 hd_status hd_scan_newest(const char *dir, hd_scan_body body, void *arg, bool *found, hd_err *err) HD_CHECK_RESULT;
 
-/* The same for a path of a user: a checkpoint or model folder itself, a directory of checkpoints, or a run directory.
+/* The same for a path of a user: a checkpoint or model folder itself, a directory of checkpoints, a run directory, or a name in the
+ * hub's cache (hub.h).
  * HD_E_CONFIG when there is nothing to read. */
 hd_status hd_scan_path(const char *path, hd_scan_body body, void *arg, hd_err *err) HD_CHECK_RESULT;
 

@@ -6,12 +6,13 @@
 #include "data/synthetic.h"
 #include "data/text.h"
 
-hd_status hd_dataset_open(const hd_config *config, hd_split split, int64_t n_row_batch, hd_dataset **out, hd_err *err)
+hd_status hd_dataset_open(const hd_config *config, hd_split split, int64_t vocab_size, int64_t n_row_batch, hd_dataset **out,
+                          hd_err *err)
 {
     if (hd_config_is(config, HD_KEY_dataset_type, "synthetic")) {
-        return hd_synthetic_open(config, split, n_row_batch, out, err);
+        return hd_synthetic_open(config, split, vocab_size, n_row_batch, out, err);
     }
-    if (hd_config_is(config, HD_KEY_dataset_type, "text")) { return hd_text_open(config, split, out, err); }
+    if (hd_config_is(config, HD_KEY_dataset_type, "text")) { return hd_text_open(config, split, vocab_size, out, err); }
     return HD_FAIL(err, HD_E_UNSUPPORTED, "dataset_type=%s is not supported; synthetic and text are",
                    hd_config_str(config, HD_KEY_dataset_type));
 }

@@ -41,8 +41,8 @@ struct hd_dataset {
     size_t host_bytes;    /* memory the index takes, for the plan */
 };
 
-/* n_row_batch: rows of the global batch (synthetic data repeats them every step).  *out is closed with hd_dataset_close. */
-hd_status hd_dataset_open(const hd_config *config, hd_split split, int64_t n_row_batch, hd_dataset **out, hd_err *err)
+/* vocab_size: the model's.  n_row_batch: rows of the global batch (synthetic data repeats them every step).  *out is closed with hd_dataset_close. */
+hd_status hd_dataset_open(const hd_config *config, hd_split split, int64_t vocab_size, int64_t n_row_batch, hd_dataset **out, hd_err *err)
     HD_CHECK_RESULT;
 void hd_dataset_close(hd_dataset *ds);
 

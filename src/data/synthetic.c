@@ -52,7 +52,8 @@ static void close_synthetic(hd_dataset *ds) { hd_free(ds); }
 
 static const hd_dataset_ops synthetic_ops = {.read_row = read_row, .close = close_synthetic};
 
-hd_status hd_synthetic_open(const hd_config *config, hd_split split, int64_t n_row_batch, hd_dataset **out, hd_err *err)
+hd_status hd_synthetic_open(const hd_config *config, hd_split split, int64_t vocab_size, int64_t n_row_batch, hd_dataset **out,
+                            hd_err *err)
 {
     synthetic *s = NULL;
     uint64_t seed = (uint64_t)hd_config_int(config, HD_KEY_data_shuffle_seed);
@@ -61,7 +62,7 @@ hd_status hd_synthetic_open(const hd_config *config, hd_split split, int64_t n_r
     if (st != HD_OK) { return st; }
     s->base = (hd_dataset){.ops = &synthetic_ops, .fingerprint = seed, .n_row = split == HD_SPLIT_TRAIN ? -1 : n_row_batch};
     s->n_row_batch = n_row_batch;
-    s->vocab_size = hd_config_int(config, HD_KEY_vocab_size);
+    s->vocab_size = vocab_size;
     s->max_segments = packed ? hd_config_int(config, HD_KEY_max_segments_per_seq) : -1;
     s->tokens = hd_rng_make(seed, HD_RNG_SYNTHETIC, split == HD_SPLIT_TRAIN ? "train" : "eval");
     s->borders = hd_rng_make(seed, HD_RNG_SYNTHETIC, "borders");

@@ -78,15 +78,14 @@ static void close_text(hd_dataset *ds)
 
 static const hd_dataset_ops text_ops = {.read_row = read_row, .close = close_text};
 
-static hd_status require_byte_tokenizer(const hd_config *config, hd_err *err)
+static hd_status require_byte_tokenizer(const hd_config *config, int64_t vocab, hd_err *err)
 {
-    int64_t vocab = hd_config_int(config, HD_KEY_vocab_size);
     if (!hd_config_is(config, HD_KEY_tokenizer_type, "byte")) {
         return HD_FAIL(err, HD_E_UNSUPPORTED, "dataset_type=text with tokenizer_type=%s is not supported; set tokenizer_type=byte",
                        hd_config_str(config, HD_KEY_tokenizer_type));
     }
     if (vocab < HD_BYTE_VOCAB) {
-        return HD_FAIL(err, HD_E_CONFIG, "vocab_size is %lld; tokenizer_type=byte needs at least %d", (long long)vocab, HD_BYTE_VOCAB);
+        return HD_FAIL(err, HD_E_CONFIG, "the model has %lld tokens (vocab_size); tokenizer_type=byte needs at least %d", (long long)vocab, HD_BYTE_VOCAB);
     }
     return HD_OK;
 }
@@ -133,13 +132,13 @@ out:
     return st;
 }
 
-hd_status hd_text_open(const hd_config *config, hd_split split, hd_dataset **out, hd_err *err)
+hd_status hd_text_open(const hd_config *config, hd_split split, int64_t vocab_size, hd_dataset **out, hd_err *err)
 {
     hd_status st = HD_OK;
     text_dataset *t = NULL;
     const char *paths = hd_config_str(config, HD_KEY_dataset_path);
     if (paths == NULL) { return HD_FAIL(err, HD_E_CONFIG, "dataset_type=text needs dataset_path=FILES_OR_FOLDERS"); }
-    HD_TRY(require_byte_tokenizer(config, err));
+    HD_TRY(require_byte_tokenizer(config, vocab_size, err));
     HD_TRY(hd_alloc(1, sizeof *t, "text dataset", (void **)&t, err));
     t->base.ops = &text_ops;
     t->n_epoch = split == HD_SPLIT_TRAIN ? hd_config_int(config, HD_KEY_num_epoch) : 1;

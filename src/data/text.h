@@ -5,6 +5,6 @@
 
 #include "data/dataset.h"
 
-hd_status hd_text_open(const hd_config *config, hd_split split, hd_dataset **out, hd_err *err) HD_CHECK_RESULT;
+hd_status hd_text_open(const hd_config *config, hd_split split, int64_t vocab_size, hd_dataset **out, hd_err *err) HD_CHECK_RESULT;
 
 #endif

@@ -27,7 +27,7 @@ hd_status hd_evaluator_open(hd_trainer *t, const volatile sig_atomic_t *stop_sig
     HD_TRY(hd_alloc(1, sizeof *e, "evaluator", (void **)&e, err));
     e->trainer = t;
     e->stop_signal = stop_signal;
-    HD_TRY(hd_dataset_open(t->config, HD_SPLIT_EVAL, rows, &e->data, err));
+    HD_TRY(hd_dataset_open(t->config, HD_SPLIT_EVAL, t->model.dims.vocab_size, rows, &e->data, err));
     HD_TRY(hd_batch_open(t->plan.eval_rows, t->plan.seq_len, &e->batch, err));
     e->n_batch = (e->data->n_row + rows - 1) / rows;
     e->whole = asked <= 0 || asked >= e->n_batch;

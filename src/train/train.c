@@ -83,7 +83,7 @@ static hd_status open_data(run *r, hd_err *err)
     hd_status st = HD_OK;
     const hd_config *c = r->job->config;
     const hd_batch_plan *p = &r->trainer.plan;
-    HD_TRY(hd_dataset_open(c, HD_SPLIT_TRAIN, p->global_rows, &r->data, err));
+    HD_TRY(hd_dataset_open(c, HD_SPLIT_TRAIN, r->trainer.model.dims.vocab_size, p->global_rows, &r->data, err));
     HD_TRY(hd_batch_open(p->n_local_leaf * p->leaf_rows, p->seq_len, &r->batch, err));
     if (hd_config_int(c, HD_KEY_eval_interval) > 0) {
         HD_TRY(hd_evaluator_open(&r->trainer, r->job->hooks->stop_signal, &r->evaluator, err));

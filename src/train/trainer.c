@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "base/parallel_for.h"
+#include "checkpoint/checkpoint.h"
 #include "config/derived.h"
 
 static bool is_power_of_two(int64_t n) { return n > 0 && (n & (n - 1)) == 0; }
@@ -117,10 +118,28 @@ static void read_optimizer_keys(const hd_config *c, hd_trainer *t)
     };
 }
 
+/* The keys say which model it is; when they do not (no model_name, no shape) and parameters come from a folder, its config.json does. */
+static hd_status read_dims(const hd_config *c, hd_dims *dims, hd_err *err)
+{
+    const char *folder = hd_config_str(c, HD_KEY_load_parameters_path);
+    bool named = !hd_config_is(c, HD_KEY_model_name, "default") || hd_config_is_set(c, HD_KEY_base_emb_dim) ||
+                 hd_config_is_set(c, HD_KEY_base_num_decoder_layers);
+    if (folder == NULL || folder[0] == '\0' || named) { return hd_dims_from_config(c, dims, err); }
+    int64_t n_mtp = hd_config_int(c, HD_KEY_mtp_num_layers);
+    hd_status st = hd_ckpt_read_dims(folder, dims, err);
+    if (st != HD_OK) { return st; }
+    if (n_mtp > dims->n_mtp) {
+        return HD_FAIL(err, HD_E_CONFIG, "mtp_num_layers is %lld, and %s holds %lld MTP layers", (long long)n_mtp, folder,
+                       (long long)dims->n_mtp);
+    }
+    dims->n_mtp = n_mtp;
+    return HD_OK;
+}
+
 static hd_status read_model_keys(const hd_config *c, const hd_batch_plan *plan, hd_dims *dims, hd_model_options *options, hd_err *err)
 {
     int64_t tiles = hd_config_int(c, HD_KEY_num_vocab_tiling), rows = plan->leaf_rows * plan->seq_len;
-    hd_status st = hd_dims_from_config(c, dims, err);
+    hd_status st = read_dims(c, dims, err);
     if (st == HD_OK) { st = hd_model_options_from_config(c, true, options, err); }
     if (st != HD_OK) { return st; }
     /* MaxText's default for the first moment is weight_dtype; in bf16 small updates vanish, so it is f32 unless asked for */

@@ -55,7 +55,7 @@ static hd_status train_rank(void *arg, hd_comm *comm, hd_err *err)
     int64_t n_found;
     HD_TRY(hd_trainer_open(j->config, comm, &j->plan.arenas, &t, err));
     HD_TRY(hd_model_init_weights(&t.model, &t.ex, err));
-    HD_TRY(hd_dataset_open(j->config, HD_SPLIT_TRAIN, t.plan.global_rows, &data, err));
+    HD_TRY(hd_dataset_open(j->config, HD_SPLIT_TRAIN, t.model.dims.vocab_size, t.plan.global_rows, &data, err));
     HD_TRY(hd_batch_open(t.plan.n_local_leaf * t.plan.leaf_rows, t.plan.seq_len, &batch, err));
     if (j->guard) {
         guard.arenas[0] = &t.model_arena, guard.arenas[1] = &t.step_arena;
