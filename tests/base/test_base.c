@@ -173,17 +173,26 @@ static void checksums(void **state)
     assert_int_equal(hd_crc32c(0, data, sizeof data), hd_crc32c_table(0, data, sizeof data));
 }
 
-static void assert_sha(const void *data, size_t n, size_t piece, const char *want)
+static void sha_in_pieces(const void *data, size_t n, size_t piece, bool plain, char text[HD_SHA256_HEX])
 {
     hd_sha256 sha;
     unsigned char digest[HD_SHA256_BYTES];
-    char text[HD_SHA256_HEX];
     hd_sha256_init(&sha);
+    if (plain) { sha.x86 = false; }
     for (size_t at = 0; at < n; at += piece) {
         hd_sha256_update(&sha, (const char *)data + at, n - at < piece ? n - at : piece);
     }
     hd_sha256_final(&sha, digest);
     hd_sha256_hex(digest, text);
+}
+
+/* Both ways, with the machine's instructions (where it has them) and in plain C. */
+static void assert_sha(const void *data, size_t n, size_t piece, const char *want)
+{
+    char text[HD_SHA256_HEX];
+    sha_in_pieces(data, n, piece, false, text);
+    assert_string_equal(text, want);
+    sha_in_pieces(data, n, piece, true, text);
     assert_string_equal(text, want);
 }
 
@@ -199,6 +208,23 @@ static void digests(void **state)
         assert_sha(two_blocks, 56, piece, "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
     }
     assert_sha(million, sizeof million, 1000, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+    assert_sha(million, sizeof million, sizeof million, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+}
+
+/* Every length around a block, whole and in pieces: the two ways agree and no way of cutting matters. */
+static void digests_of_every_length(void **state)
+{
+    (void)state;
+    unsigned char bytes[321];
+    char whole[HD_SHA256_HEX], text[HD_SHA256_HEX];
+    hd_gen_bytes("sha", bytes, sizeof bytes);
+    for (size_t n = 0; n <= 320; n++) {
+        sha_in_pieces(bytes + n % 2, n, n + 1, true, whole);
+        for (size_t piece = 1; piece <= 129; piece += 16) {
+            sha_in_pieces(bytes + n % 2, n, piece, false, text);
+            assert_string_equal(text, whole);
+        }
+    }
 }
 
 static void clocks(void **state)
@@ -269,7 +295,7 @@ int main(void)
         cmocka_unit_test(error_record),     cmocka_unit_test(long_messages_are_cut_between_characters),
         cmocka_unit_test(log_lines),        cmocka_unit_test(environment),
         cmocka_unit_test(utf8_replacement), cmocka_unit_test(utf8_code_points),
-        cmocka_unit_test(checksums),        cmocka_unit_test(digests),
+        cmocka_unit_test(checksums),        cmocka_unit_test(digests), cmocka_unit_test(digests_of_every_length),
         cmocka_unit_test(clocks),           cmocka_unit_test(parallel_loops),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
