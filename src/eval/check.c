@@ -141,23 +141,19 @@ out:
     return st;
 }
 
-/* How many leading tokens are compared. */
-static hd_status choose_length(const checker *c, const hd_golden_record *r, int64_t *n, hd_err *err)
+/* where: the record or the dump, for messages. */
+static hd_status check_tokens(const checker *c, const char *where, const int32_t *tokens, int64_t n, hd_err *err)
 {
-    const char *path = hd_config_str(c->config, HD_KEY_golden_logits_path);
     int64_t vocab = hd_scorer_dims(c->scorer)->vocab_size;
-    *n = r->n_token < c->token_size ? r->n_token : c->token_size;
-    if (*n > c->max_tokens) {
+    if (n > c->max_tokens) {
         return HD_FAIL(err, HD_E_CONFIG,
-                       "%s: line %" PRId64 ": the prompt has %" PRId64 " tokens and max_target_length is %" PRId64
-                       ": raise it, or compare the leading tokens only with token_size=%" PRId64,
-                       path, r->line, r->n_token, c->max_tokens, c->max_tokens);
+                       "%s: the prompt has %" PRId64 " tokens and max_target_length is %" PRId64 ": raise it%s", where,
+                       n, c->max_tokens, c->golden != NULL ? ", or compare leading tokens only with token_size" : "");
     }
-    for (int64_t i = 0; i < *n; i++) {
-        if (r->tokens[i] >= vocab) {
-            return HD_FAIL(err, HD_E_CONFIG,
-                           "%s: line %" PRId64 ": token %" PRId64 " is %d, the model's vocabulary has %" PRId64, path,
-                           r->line, i, (int)r->tokens[i], vocab);
+    for (int64_t i = 0; i < n; i++) {
+        if (tokens[i] < 0 || tokens[i] >= vocab) {
+            return HD_FAIL(err, HD_E_CONFIG, "%s: token %" PRId64 " is %d, the model's vocabulary has %" PRId64, where,
+                           i, (int)tokens[i], vocab);
         }
     }
     return HD_OK;
@@ -197,10 +193,14 @@ out:
 static hd_status check_record(checker *c, const hd_golden_record *r, hd_err *err)
 {
     hd_status st;
-    int64_t n;
+    char where[512];
+    int64_t n = r->n_token < c->token_size ? r->n_token : c->token_size;
+    (void)snprintf(where, sizeof where, "%s: line %" PRId64, hd_config_str(c->config, HD_KEY_golden_logits_path),
+                   r->line);
     say_maker(c, r);
-    HD_TRY(choose_length(c, r, &n, err));
-    c->result = (hd_check_result){.number = c->result.number + 1, .record = r};
+    HD_TRY(check_tokens(c, where, r->tokens, n, err));
+    c->result = (hd_check_result){
+        .number = c->result.number + 1, .record = r, .in_f32 = hd_config_is(c->config, HD_KEY_dtype, "float32")};
     hd_compare_begin(&c->rules, &c->result.compare);
     if (c->writer.file != NULL) { HD_TRY(hd_golden_write_begin(&c->writer, r->prompt, r->tokens, n, err)); }
     HD_TRY(hd_scorer_run(c->scorer, r->tokens, n, take_rows, c, err));
@@ -244,11 +244,7 @@ static hd_status bisect_file(checker *c, const char *path, char first[64], hd_er
     const char *name;
     int64_t n;
     HD_TRY(hd_bisect_dump(c->bisect, path, &tokens, &n, err));
-    if (n > c->max_tokens) {
-        return HD_FAIL(err, HD_E_CONFIG,
-                       "%s: the dump has %" PRId64 " tokens and max_target_length is %" PRId64 ": raise it", path, n,
-                       c->max_tokens);
-    }
+    HD_TRY(check_tokens(c, path, tokens, n, err));
     HD_TRY(hd_scorer_run(c->scorer, tokens, n, drop_rows, NULL, err));
     HD_TRY(hd_bisect_report(c->bisect, &name, err));
     if (name != NULL && first[0] == '\0') { (void)snprintf(first, 64, "%s", name); }

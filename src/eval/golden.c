@@ -314,7 +314,7 @@ static hd_status read_key(hd_golden *g, char name[64], hd_err *err)
     hd_json_close(&json);
     if (!good) {
         hd_window_go(&g->window, begin);
-        return hd_window_fail(&g->window, err, "want a key in quotes");
+        return hd_window_fail(&g->window, err, "want a key in quotes, then ':'");
     }
     HD_TRY(hd_window_take(&g->window, ':', err));
 out:

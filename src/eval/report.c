@@ -22,7 +22,7 @@ static void shorten(const char *prompt, char out[SHOWN + 4])
     memcpy(out + n, cut ? "..." : "", cut ? 4 : 1);
 }
 
-static void report_flips(const hd_routing_flips *f)
+static void report_flips(const hd_routing_flips *f, bool in_f32)
 {
     if (f->n_choice == 0) { return; }
     if (f->n_flip == 0) {
@@ -31,10 +31,10 @@ static void report_flips(const hd_routing_flips *f)
     }
     hd_log(HD_LOG_RESULT, "  experts: %" PRId64 " of %" PRId64 " choices differ, the largest gap among them is %.3g",
            f->n_flip, f->n_choice, f->largest_gap);
-    if (f->n_wide > 0) {
+    if (f->n_wide > 0 && in_f32) {
         hd_log(HD_LOG_RESULT,
-               "  experts: %" PRId64 " differ although the gap is %g or more, which rounding in f32 does not explain",
-               f->n_wide, HD_ROUTING_NEAR_TIE);
+               "  experts: %" PRId64 " of them have a gap of %g or more, which rounding does not explain", f->n_wide,
+               HD_ROUTING_NEAR_TIE);
     }
 }
 
@@ -61,7 +61,7 @@ void hd_check_report(const hd_check_result *r)
     hd_log(HD_LOG_RESULT,
            "  argmax differs at %" PRId64 " of %" PRId64 " positions; %.2f %% of the top %d tokens agree", c->n_argmax,
            c->n_row, 100.0 * (double)c->n_top / (double)c->n_top_possible, HD_COMPARE_TOP);
-    report_flips(&r->flips);
+    report_flips(&r->flips, r->in_f32);
 }
 
 static void add_f64(hd_json_writer *w, const char *key, double value)

@@ -13,6 +13,7 @@ typedef struct hd_check_result {
     hd_compare compare;
     hd_routing_flips flips;
     bool passed;
+    bool in_f32; /* activations: then rounding explains near-ties only */
 } hd_check_result;
 
 /* As HD_LOG_RESULT lines. */

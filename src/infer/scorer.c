@@ -71,7 +71,8 @@ static hd_status longest(void *context, hd_err *err)
 static hd_status open_host_memory(hd_scorer *s, hd_err *err)
 {
     hd_status st;
-    int64_t vocab = s->loaded.dims.vocab_size, fits = LOGITS_BYTES / (int64_t)sizeof(float) / vocab;
+    int64_t vocab = s->loaded.dims.vocab_size, wanted = s->loaded.options.row_chunk;
+    int64_t fits = wanted > 0 ? wanted : LOGITS_BYTES / (int64_t)sizeof(float) / vocab;
     size_t n = (size_t)s->max_tokens;
     s->max_rows = fits < 1 ? 1 : fits < s->max_tokens ? fits : s->max_tokens;
     HD_TRY(hd_alloc(n, sizeof *s->positions, "positions", (void **)&s->positions, err));
