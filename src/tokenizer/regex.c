@@ -53,6 +53,17 @@ static hd_status refuse(const char *pattern, size_t n, size_t at, const char *wh
                    n < 200 ? (int)n : 200, pattern, what, at);
 }
 
+/* The bytes of an escape that begins at pattern[at]: two, or up to the brace of \p{..} and \x{..}. */
+static size_t escape_length(const char *pattern, size_t n, size_t at)
+{
+    const char *end;
+    if (at + 2 < n && pattern[at + 2] == '{' && strchr("pPx", pattern[at + 1]) != NULL) {
+        end = memchr(pattern + at, '}', n - at);
+        if (end != NULL) { return (size_t)(end - (pattern + at)) + 1; }
+    }
+    return at + 1 < n ? 2 : 1;
+}
+
 /* An escape at pattern[at] (the backslash): copied, replaced, or refused. */
 static hd_status translate_escape(const char *pattern, size_t n, size_t at, hd_buf *out, hd_err *err)
 {
@@ -64,7 +75,7 @@ static hd_status translate_escape(const char *pattern, size_t n, size_t at, hd_b
         char name[] = {'\\', c, '\0'};
         return refuse(pattern, n, at, name, err);
     } else {
-        hd_buf_append(out, pattern + at, at + 1 < n ? 2 : 1);
+        hd_buf_append(out, pattern + at, escape_length(pattern, n, at));
     }
     return HD_OK;
 }
@@ -78,7 +89,7 @@ static hd_status translate(const char *pattern, size_t n, hd_buf *out, hd_err *e
         if (c == '\\') {
             hd_status st = translate_escape(pattern, n, i, out, err);
             if (st != HD_OK) { return st; }
-            i++;
+            i += escape_length(pattern, n, i) - 1;
             continue;
         }
         if (depth == 0 && c == '}' && next == '+') { return refuse(pattern, n, i, "a repeated interval", err); }
@@ -95,6 +106,12 @@ static hd_status translate(const char *pattern, size_t n, hd_buf *out, hd_err *e
         hd_buf_append_char(out, c);
     }
     return hd_buf_check(out, err);
+}
+
+static bool has_jit(void)
+{
+    uint32_t jit = 0;
+    return pcre2_config(PCRE2_CONFIG_JIT, &jit) == 0 && jit == 1;
 }
 
 static hd_status compile(hd_regex *regex, const char *text, size_t n, hd_err *err)
@@ -114,7 +131,9 @@ static hd_status compile(hd_regex *regex, const char *text, size_t n, hd_err *er
         (void)pcre2_get_error_message(code, message, sizeof message);
         return HD_FAIL(err, HD_E_CORRUPT, "the Split pattern \"%.200s\" is not one: %s", regex->pattern, (const char *)message);
     }
-    (void)pcre2_jit_compile(regex->code, PCRE2_JIT_COMPLETE); /* without JIT the interpreter does it */
+    if (has_jit() && pcre2_jit_compile(regex->code, PCRE2_JIT_COMPLETE) == PCRE2_ERROR_NOMEMORY) { /* else the interpreter does it */
+        return HD_FAIL(err, HD_E_NOMEM, "no memory for the pattern \"%s\"", regex->pattern);
+    }
     return HD_OK;
 }
 
@@ -163,7 +182,7 @@ hd_status hd_regex_work_open(hd_regex_work **out, hd_err *err)
         work->data = pcre2_match_data_create(1, work->general);
         work->stack = pcre2_jit_stack_create(JIT_STACK_FIRST, JIT_STACK_MOST, work->general);
     }
-    if (work->context == NULL || work->data == NULL) {
+    if (work->context == NULL || work->data == NULL || (work->stack == NULL && has_jit())) {
         hd_regex_work_close(work);
         return HD_FAIL(err, HD_E_NOMEM, "no memory for matching a pattern");
     }

@@ -1,5 +1,5 @@
-/* See scan.h.  In comments L, M, N, P, S are the classes of \p{..}, and a segment of DeepSeek-V3 is what lies between the numbers and CJK
- * runs that its first two Splits take out: its third Split sees the end of a segment as the end of the text. */
+/* See scan.h.  In comments L, M, N, P, S are the classes of \p{..}, and a segment of DeepSeek-V3 is what its first two Splits leave: a group of
+ * numbers, a run of CJK, or what lies between.  Its third Split goes over all of them and sees the end of a segment as the end of the text. */
 #include "tokenizer/scan.h"
 
 #include <stdbool.h>
@@ -111,6 +111,34 @@ static size_t v3_number(bytes p, size_t n, size_t i)
     return i;
 }
 
+static size_t v3_pass_cjk(bytes p, size_t n, size_t i, unsigned classes)
+{
+    size_t k;
+    while (i < n) {
+        unsigned f = look(p, i, &k);
+        if ((f & HD_UC_CJK) == 0 || (f & classes) == 0) { break; }
+        i += k;
+    }
+    return i;
+}
+
+/* A piece of a run of CJK: letters and marks, punctuation and symbols (U+30FB, U+309B), or unassigned code points, of which one directly before a
+ * letter belongs to the word. */
+static size_t v3_cjk_piece(bytes p, size_t n, size_t begin)
+{
+    size_t i = begin, k, next;
+    unsigned f = look(p, i, &k);
+    if ((f & (HD_UC_L | HD_UC_M)) != 0) { return v3_pass_cjk(p, n, i, HD_UC_L | HD_UC_M); }
+    if ((f & (HD_UC_P | HD_UC_S)) != 0) { return v3_pass_cjk(p, n, i, HD_UC_P | HD_UC_S); }
+    for (;; i = next) {
+        next = i + k;
+        if (next == n) { return n; }
+        f = look(p, next, &k);
+        if ((f & HD_UC_CJK) == 0 || (f & (HD_UC_P | HD_UC_S)) != 0) { return next; }
+        if ((f & (HD_UC_L | HD_UC_M)) != 0) { return i == begin ? v3_pass_cjk(p, n, next, HD_UC_L | HD_UC_M) : i; }
+    }
+}
+
 /* Characters that no alternative takes: to where one does. */
 static size_t v3_rest(bytes p, size_t n, size_t i)
 {
@@ -138,7 +166,7 @@ static inline size_t v3_piece(bytes p, size_t n, size_t i)
 {
     size_t k, next;
     unsigned f = look(p, i, &k);
-    if ((f & V3_STOP) != 0) { return (f & HD_UC_N) != 0 ? v3_number(p, n, i) : pass(p, n, i, HD_UC_CJK, 0); }
+    if ((f & V3_STOP) != 0) { return (f & HD_UC_N) != 0 ? v3_number(p, n, i) : v3_cjk_piece(p, n, i); }
     if ((f & (HD_UC_L | HD_UC_M)) != 0) { return v3_word(p, n, i); }
     unsigned g = i + k < n ? look(p, i + k, &next) : HD_UC_N; /* the end of the text is that of a segment */
     bool segment_ends = (g & V3_STOP) != 0;
