@@ -426,6 +426,7 @@ static hd_status stat_path(const char *path, int flags, hd_io_info *info, hd_err
                                       : HD_IO_SPECIAL;
     info->bytes = s.st_size;
     info->mtime_s = s.st_mtim.tv_sec;
+    info->mtime_ns = s.st_mtim.tv_nsec;
     info->mode = s.st_mode & 07777u;
     return HD_OK;
 }

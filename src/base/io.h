@@ -129,7 +129,7 @@ typedef enum hd_io_kind { HD_IO_MISSING, HD_IO_REGULAR, HD_IO_DIRECTORY, HD_IO_S
 typedef struct hd_io_info {
     hd_io_kind kind;
     int64_t bytes;
-    int64_t mtime_s;
+    int64_t mtime_s, mtime_ns; /* of the last change, ns below a second */
     unsigned mode; /* permission bits */
 } hd_io_info;
 

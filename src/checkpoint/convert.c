@@ -2,7 +2,9 @@
  *
  * TO is made as TO.partial: a journal that says of what it is the conversion, then file after file, each written under a name of its
  * own and renamed when it is durable.  A conversion that was interrupted goes on with the files that are missing.  When all are
- * there, journal and lock go away and the folder gets its name: nothing called TO is ever incomplete. */
+ * there, the journal goes away and the folder gets its name: nothing called TO is ever incomplete.  Files in TO.partial count only
+ * beside the journal of this conversion, and what has the lock but no journal is begun again: so the journal is the first to come, the
+ * first to go from a folder that is ready, and the last to go from one that is cleared. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,8 +30,7 @@ enum { MAX_JOURNAL = 4096, MAX_SIDE_FILE = 256 << 20, DISK_UNIT = 4096 };
 typedef struct conversion {
     const hd_run_hooks *hooks;
     hd_convert_options options;
-    const char *to;
-    char *partial;
+    char *to, *partial;
     hd_folder folder;
     hd_source source;
     hd_target target;
@@ -80,9 +81,11 @@ static hd_status check_model(conversion *c, int64_t *n_layer, hd_err *err)
 
 static bool is_side_file(const char *name)
 {
+    static const char index_end[] = ".safetensors.index.json";
     static const char *const ends[] = {".json", ".jinja", ".txt", ".model", ".md", ".py", ".tiktoken"};
-    static const char *const made[] = {"config.json", "model.safetensors.index.json", "manifest.json"};
+    static const char *const made[] = {"config.json", "manifest.json", journal_name};
     size_t n = strlen(name);
+    if (n >= sizeof index_end && strcmp(name + n + 1 - sizeof index_end, index_end) == 0) { return false; }
     for (size_t i = 0; i < sizeof made / sizeof made[0]; i++) {
         if (strcmp(name, made[i]) == 0) { return false; }
     }
@@ -115,6 +118,30 @@ out:
     return st;
 }
 
+/* ---- the place ------------------------------------------------------------------------------------------------------------ */
+
+static hd_status check_target(const conversion *c, hd_err *err)
+{
+    hd_status st;
+    char *parent = NULL, *manifest = NULL;
+    hd_io_info info;
+    HD_TRY(hd_io_lstat(c->to, &info, err));
+    if (info.kind != HD_IO_MISSING) {
+        st = HD_FAIL(err, HD_E_CONFIG, "%s is there already; name a folder that is not", c->to);
+        goto out;
+    }
+    HD_TRY(hd_path_dir(c->to, &parent, err));
+    HD_TRY(hd_path_join(parent, HD_MANIFEST_NAME, &manifest, err));
+    HD_TRY(hd_io_lstat(manifest, &info, err));
+    if (info.kind != HD_IO_MISSING) {
+        st = HD_FAIL(err, HD_E_CONFIG, "%s is a checkpoint, which a folder in it would damage; name a place outside it", parent);
+    }
+out:
+    hd_free(parent);
+    hd_free(manifest);
+    return st;
+}
+
 /* ---- the journal ------------------------------------------------------------------------------------------------------- */
 
 static void put(hd_sha256 *sha, const void *data, size_t n)
@@ -142,6 +169,7 @@ static hd_status make_fingerprint(conversion *c, hd_err *err)
         put(&sha, c->folder.files[i].name, strlen(c->folder.files[i].name));
         put(&sha, &info.bytes, sizeof info.bytes);
         put(&sha, &info.mtime_s, sizeof info.mtime_s);
+        put(&sha, &info.mtime_ns, sizeof info.mtime_ns);
         hd_free(path);
         path = NULL;
     }
@@ -180,6 +208,49 @@ static bool journal_matches(const char *path, const char *want)
     return same;
 }
 
+/* All but the lock goes, the journal last: after a crash in the middle of this nothing is taken for a file of another conversion. */
+static hd_status clear_partial(const conversion *c, hd_err *err)
+{
+    hd_status st;
+    hd_io_names names = {0};
+    char *path = NULL;
+    HD_TRY(hd_io_list(c->partial, &names, err));
+    for (int last = 0; last < 2; last++) {
+        for (size_t i = 0; i < names.n; i++) {
+            bool is_journal = strcmp(names.name[i], journal_name) == 0;
+            if (strcmp(names.name[i], lock_name) == 0 || is_journal != (last == 1)) { continue; }
+            HD_TRY(hd_path_join(c->partial, names.name[i], &path, err));
+            HD_TRY(hd_io_remove_tree(path, err));
+            hd_free(path);
+            path = NULL;
+        }
+    }
+out:
+    hd_free(path);
+    hd_io_names_free(&names);
+    return st;
+}
+
+/* A folder of that name that no conversion made is left alone: it is somebody's. */
+static hd_status check_partial(const conversion *c, const char *lock, hd_err *err)
+{
+    hd_status st;
+    hd_io_names names = {0};
+    hd_io_info info;
+    HD_TRY(hd_io_lstat(c->partial, &info, err));
+    if (info.kind == HD_IO_MISSING) { goto out; }
+    if (info.kind == HD_IO_DIRECTORY) {
+        HD_TRY(hd_io_lstat(lock, &info, err));
+        if (info.kind == HD_IO_REGULAR) { goto out; }
+        HD_TRY(hd_io_list(c->partial, &names, err));
+        if (names.n == 0) { goto out; }
+    }
+    st = HD_FAIL(err, HD_E_CONFIG, "%s is there and is no unfinished conversion: move it away, or name another folder", c->partial);
+out:
+    hd_io_names_free(&names);
+    return st;
+}
+
 /* The partial folder, locked, with this conversion's journal and, when it is an earlier attempt's, that attempt's files. */
 static hd_status open_partial(conversion *c, hd_err *err)
 {
@@ -191,8 +262,10 @@ static hd_status open_partial(conversion *c, hd_err *err)
     HD_TRY(hd_buf_check(&text, err));
     HD_TRY(hd_path_join(c->partial, journal_name, &journal, err));
     HD_TRY(hd_path_join(c->partial, lock_name, &lock, err));
+    HD_TRY(check_partial(c, lock, err));
     HD_TRY(hd_io_mkdirs(c->partial, err));
     HD_TRY(hd_io_lock(lock, &c->lock, err));
+    HD_TRY(check_target(c, err)); /* another conversion may have ended in the meantime */
     HD_TRY(hd_io_stat(journal, &info, err));
     if (info.kind != HD_IO_MISSING && journal_matches(journal, hd_buf_text(&text))) {
         hd_log(HD_LOG_INFO, "going on with the conversion in %s", c->partial);
@@ -200,11 +273,8 @@ static hd_status open_partial(conversion *c, hd_err *err)
     }
     if (info.kind != HD_IO_MISSING) {
         hd_log(HD_LOG_WARN, "%s holds a conversion of another source or with other options: starting again", c->partial);
-        hd_io_abandon(&c->lock);
-        HD_TRY(hd_io_remove_tree(c->partial, err));
-        HD_TRY(hd_io_mkdirs(c->partial, err));
-        HD_TRY(hd_io_lock(lock, &c->lock, err));
     }
+    HD_TRY(clear_partial(c, err));
     st = hd_io_write_file(journal, text.data, text.n, err);
 out:
     hd_buf_free(&text);
@@ -239,11 +309,24 @@ static hd_status shard_done(const conversion *c, int64_t i, bool *done, hd_err *
     return st;
 }
 
+/* Bytes that an earlier attempt reserved for a file: they are free again when the file is begun anew. */
+static hd_status reserved_bytes(const conversion *c, int64_t i, int64_t *bytes, hd_err *err)
+{
+    char *path = NULL, *final_path = NULL;
+    hd_io_info info = {0};
+    hd_status st = shard_paths(c, i, &path, &final_path, err);
+    if (st == HD_OK) { st = hd_io_lstat(path, &info, err); }
+    *bytes = st == HD_OK && info.kind == HD_IO_REGULAR && info.bytes == c->target.shards.files[i].bytes ? info.bytes : 0;
+    hd_free(path);
+    hd_free(final_path);
+    return st;
+}
+
 static hd_status check_space(conversion *c, hd_err *err)
 {
     hd_status st = HD_OK;
     uint64_t have;
-    int64_t need = 0;
+    int64_t need = 0, reserved;
     bool done;
     for (int64_t i = 0; i < c->target.shards.n_file; i++) {
         int64_t bytes = c->target.shards.files[i].bytes;
@@ -252,7 +335,8 @@ static hd_status check_space(conversion *c, hd_err *err)
         if (done) {
             c->done_bytes += bytes;
         } else {
-            need += bytes + DISK_UNIT;
+            HD_TRY(reserved_bytes(c, i, &reserved, err));
+            need += bytes - reserved + DISK_UNIT;
         }
     }
     HD_TRY(hd_io_free_bytes(c->partial, &have, err));
@@ -350,14 +434,14 @@ static hd_status publish(conversion *c, hd_err *err)
     HD_TRY(hd_io_sync_dir(c->partial, err));
     HD_TRY(hd_path_join(c->partial, journal_name, &path, err));
     HD_TRY(hd_io_unlink(path, err));
-    hd_free(path);
-    path = NULL;
-    HD_TRY(hd_path_join(c->partial, lock_name, &path, err));
-    HD_TRY(hd_io_unlink(path, err));
     HD_TRY(hd_io_sync_dir(c->partial, err));
     HD_TRY(hd_io_rename(c->partial, c->to, err));
     HD_TRY(hd_path_dir(c->to, &parent, err));
-    st = hd_io_sync_dir(parent, err);
+    HD_TRY(hd_io_sync_dir(parent, err));
+    hd_free(path);
+    path = NULL;
+    HD_TRY(hd_path_join(c->to, lock_name, &path, err)); /* the last to go: what holds it is ours to finish or to clear */
+    st = hd_io_unlink(path, err);
 out:
     hd_free(path);
     hd_free(parent);
@@ -365,16 +449,6 @@ out:
 }
 
 /* ---- the command --------------------------------------------------------------------------------------------------------------- */
-
-static hd_status check_target(const conversion *c, hd_err *err)
-{
-    hd_io_info info;
-    hd_status st = hd_io_lstat(c->to, &info, err);
-    if (st == HD_OK && info.kind != HD_IO_MISSING) {
-        st = HD_FAIL(err, HD_E_CONFIG, "%s is there already; name a folder that is not", c->to);
-    }
-    return st;
-}
 
 static void report(const conversion *c, int64_t dropped)
 {
@@ -413,18 +487,23 @@ out:
 hd_status hd_cmd_convert(const hd_config *config, const char *from, const char *to, const hd_run_hooks *hooks, hd_err *err)
 {
     hd_status st;
-    conversion c = {.hooks = hooks, .to = to};
-    hd_buf partial = {0};
+    conversion c = {.hooks = hooks};
+    hd_buf target = {0}, partial = {0};
     size_t n = strlen(to);
+    if (n == 0) { return HD_FAIL(err, HD_E_CONFIG, "the folder to write has no name"); }
     while (n > 1 && to[n - 1] == '/') { n--; }
+    hd_buf_append(&target, to, n);
     hd_buf_append(&partial, to, n);
     hd_buf_append_text(&partial, ".partial");
+    HD_TRY(hd_buf_check(&target, err));
     HD_TRY(hd_buf_check(&partial, err));
+    c.to = target.data;
     c.partial = partial.data;
     read_options(config, &c.options);
     HD_TRY(check_target(&c, err));
     st = hd_scan_path(from, convert_from, &c, err);
 out:
+    hd_buf_free(&target);
     hd_buf_free(&partial);
     return st;
 }

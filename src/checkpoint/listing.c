@@ -87,7 +87,7 @@ static bool is_fused(const hd_folder *f, int64_t place, const char **matrices)
 
 static hd_status push_experts(maker *m, int64_t place, const char *const matrices[2], hd_err *err)
 {
-    hd_status st = HD_OK; /* of a tensor without experts */
+    hd_status st = HD_OK;
     hd_listing *l = m->to;
     hd_st_info info = hd_folder_info(m->folder, place);
     hd_source_tensor source;

@@ -38,13 +38,11 @@ static void set_shape(hd_source_tensor *t, int n_dim, const int64_t *shape)
     t->n_dim = n_dim;
     t->columns = n_dim > 0 ? shape[n_dim - 1] : 1;
     t->rows = 1;
-    bool empty = false; /* lengths beside a 0 may be anything: only of other tensors did the reader check that the product fits */
     for (int i = 0; i < n_dim; i++) {
         t->shape[i] = shape[i];
-        empty = empty || shape[i] == 0;
+        if (i < n_dim - 1) { t->rows *= shape[i]; } /* the reader checked that the products fit */
     }
-    for (int i = 0; i < n_dim - 1; i++) { t->rows = empty ? 0 : t->rows * shape[i]; }
-    if (empty) { t->rows = 0; }
+    if (t->columns == 0) { t->rows = 0; }
 }
 
 hd_source_tensor hd_source_stored(const hd_folder *folder, int64_t place)
