@@ -31,7 +31,7 @@ typedef struct comparison {
 /* What two tensors of one shape differ by.  NaNs with equal bits are equal; a NaN against a number is an infinite difference. */
 typedef struct distance {
     int64_t n_different, first; /* elements; index of the first, row-major */
-    double max_abs, max_rel;    /* |a - b|, and that over max(|a|, |b|) */
+    double max_abs, max_rel;    /* |a - b|, and that over max(|a|, |b|); infinite where one of the two is not finite */
     float first_a, first_b;
 } distance;
 
@@ -63,7 +63,7 @@ static void measure(const float *a, const float *b, int64_t n, int64_t at, dista
         if (memcmp(&a[i], &b[i], sizeof a[i]) == 0) { continue; }
         double gap = fabs((double)a[i] - (double)b[i]), size = fmax(fabs((double)a[i]), fabs((double)b[i]));
         if (!(gap >= 0.0)) { gap = INFINITY; }
-        double rel = size > 0.0 ? gap / size : 0.0;
+        double rel = isinf(gap) ? INFINITY : size > 0.0 ? gap / size : 0.0;
         if (d->n_different++ == 0) {
             d->first = at + i;
             d->first_a = a[i];
@@ -74,18 +74,34 @@ static void measure(const float *a, const float *b, int64_t n, int64_t at, dista
     }
 }
 
+/* Integers and other dtypes without a value in f32: bits. */
+static void measure_bits(const void *a, const void *b, int64_t n, size_t size, int64_t at, distance *d)
+{
+    for (int64_t i = 0; i < n; i++) {
+        if (memcmp((const char *)a + (size_t)i * size, (const char *)b + (size_t)i * size, size) == 0) { continue; }
+        if (d->n_different++ == 0) { d->first = at + i; }
+    }
+}
+
 static hd_status compare_values(comparison *c, const hd_source_tensor *a, const hd_source_tensor *b, distance *d, hd_err *err)
 {
     hd_rect rect = {0};
-    while (hd_rect_next(a, PIECE, &rect)) {
-        hd_status st = hd_source_read(&c->a.source, a, rect, HD_DTYPE_F32, c->a.values, err);
-        if (st == HD_OK) { st = hd_source_read(&c->b.source, b, rect, HD_DTYPE_F32, c->b.values, err); }
+    bool floats = hd_source_is_float(a);
+    hd_dtype as = floats ? HD_DTYPE_F32 : a->dtype;
+    while (hd_rect_next(a, PIECE / 2, &rect)) { /* 8 bytes an element at most */
+        hd_status st = hd_source_read(&c->a.source, a, rect, as, c->a.values, err);
+        if (st == HD_OK) { st = hd_source_read(&c->b.source, b, rect, as, c->b.values, err); }
         if (st == HD_OK && c->hooks->stop_signal != NULL && *c->hooks->stop_signal != 0) {
             st = HD_FAIL(err, HD_E_SIGNAL, "stopped");
             if (err != NULL) { err->signal = (int)*c->hooks->stop_signal; }
         }
         if (st != HD_OK) { return st; }
-        measure(c->a.values, c->b.values, rect.n_row * rect.n_column, rect.row * a->columns + rect.column, d);
+        int64_t n = rect.n_row * rect.n_column, at = rect.row * a->columns + rect.column;
+        if (floats) {
+            measure(c->a.values, c->b.values, n, at, d);
+        } else {
+            measure_bits(c->a.values, c->b.values, n, hd_dtype_bytes(as), at, d);
+        }
     }
     return HD_OK;
 }
@@ -112,7 +128,8 @@ static hd_status compare_rows(comparison *c, const hd_listed *a, const hd_listed
     distance d = {0};
     const hd_source_tensor *x = &a->source, *y = &b->source;
     bool same_shape = x->n_dim == y->n_dim && memcmp(x->shape, y->shape, (size_t)x->n_dim * sizeof x->shape[0]) == 0;
-    if (!same_shape || !hd_source_is_float(x) || !hd_source_is_float(y)) {
+    bool both_float = hd_source_is_float(x) && hd_source_is_float(y);
+    if (!same_shape || (!both_float && x->dtype != y->dtype)) {
         hd_log(HD_LOG_RESULT, "%s: %s and %s cannot be compared", a->name, hd_st_describe(x->dtype, x->n_dim, x->shape, text_a),
                hd_st_describe(y->dtype, y->n_dim, y->shape, text_b));
         c->n_different++;
@@ -126,6 +143,11 @@ static hd_status compare_rows(comparison *c, const hd_listed *a, const hd_listed
     }
     c->n_different++;
     describe_index(x, d.first, index, sizeof index);
+    if (!both_float) {
+        hd_log(HD_LOG_RESULT, "%s: %" PRId64 " of %" PRId64 " values differ, first at %s (%s)", a->name, d.n_different, x->rows * x->columns,
+               index, hd_dtype_name(x->dtype));
+        return HD_OK;
+    }
     hd_log(HD_LOG_RESULT, "%s: %" PRId64 " of %" PRId64 " values differ, max abs %.6g, max rel %.6g, first at %s: %.9g and %.9g (%s, %s)", a->name,
            d.n_different, x->rows * x->columns, d.max_abs, d.max_rel, index, (double)d.first_a, (double)d.first_b, hd_dtype_name(x->dtype),
            hd_dtype_name(y->dtype));

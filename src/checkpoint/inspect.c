@@ -62,7 +62,9 @@ static void widen(int64_t range[2], int64_t value)
     if (value > range[1]) { range[1] = value; }
 }
 
-/* Groups of a folder are few (some twenty names, dense and MoE): a list that is searched from the end will do. */
+/* Groups of a model are few (some forty names, dense and MoE): the last of a list are looked at, so that a folder of a hundred thousand
+ * names without a system takes no quadratic time. */
+enum { GROUPS_LOOKED_AT = 256 };
 typedef struct group_list {
     group *rows;
     int64_t n, capacity;
@@ -72,7 +74,7 @@ static hd_status group_add(group_list *l, const char *name, const hd_source_tens
 {
     group g = {.example = t, .n = 1};
     make_pattern(name, &g);
-    for (int64_t i = l->n - 1; i >= 0; i--) {
+    for (int64_t i = l->n - 1; i >= 0 && i >= l->n - GROUPS_LOOKED_AT; i--) {
         group *old = &l->rows[i];
         if (strcmp(old->pattern, g.pattern) != 0 || (old->layer[0] < 0) != (g.layer[0] < 0) || !same_form(old->example, t)) { continue; }
         widen(old->layer, g.layer[0]);
