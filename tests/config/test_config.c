@@ -369,12 +369,13 @@ static void tokens_are_never_shown(void **state)
 static void argv_is_scrubbed(void **state)
 {
     (void)state;
-    char a[] = "steps=5", b[] = "hf_access_token=hf_S3cret", c[] = "hf_access_token";
-    char *argv[] = {a, b, c};
-    hd_config_scrub_argv(3, argv);
+    char a[] = "steps=5", b[] = "hf_access_token=hf_S3cret", c[] = "hf_access_token", d[] = "--hf_access_token=hf_S3cret";
+    char *argv[] = {a, b, c, d};
+    hd_config_scrub_argv(4, argv);
     assert_string_equal(a, "steps=5");
     assert_string_equal(b, "hf_access_token=xxxxxxxxx");
     assert_string_equal(c, "hf_access_token");
+    assert_string_equal(d, "--hf_access_token=xxxxxxxxx");
 }
 
 /* ---- hostile files ---------------------------------------------------------------------------------------------- */
