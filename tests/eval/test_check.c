@@ -286,6 +286,45 @@ static void a_line_of_json_per_prompt(void **state)
     hd_free(text);
 }
 
+/* Swaps the two experts of every token in a dump: the order of a set means nothing. */
+static void swap_pairs(char *data, const hd_st_reader *st, const char *name)
+{
+    int64_t at = hd_st_find(st, name);
+    assert_true(at >= 0);
+    hd_st_info info = hd_st_get(st, at);
+    assert_int_equal(info.shape[1], 2);
+    for (int64_t t = 0; t < info.shape[0]; t++) {
+        char *pair = data + info.offset + 8 * t, first[4];
+        memcpy(first, pair, 4);
+        memcpy(pair, pair + 4, 4);
+        memcpy(pair + 4, first, 4);
+    }
+}
+
+static void experts_have_no_order(void **state)
+{
+    hd_err err = {0};
+    char *data;
+    size_t n;
+    hd_block_file file;
+    hd_st_reader *st;
+    const char *path = hd_temp_path(*state, "swapped.safetensors");
+    assert_ok(hd_io_read_file("tests/golden/check/v3/dump/prompt_000.safetensors", 1 << 20, &data, &n, &err));
+    hd_block_file_of_memory(data, n, &file);
+    assert_ok(hd_st_open(&file, &st, &err));
+    swap_pairs(data, st, "layers.1.expert_ids");
+    swap_pairs(data, st, "layers.1.expert_weights");
+    assert_ok(hd_io_write_file(path, data, n, &err));
+    assert_ok(check(&err, "load_parameters_path=tests/golden/check/v3 bisect=%s", path));
+    swap_pairs(data, st, "layers.1.expert_ids");
+    assert_ok(hd_io_write_file(path, data, n, &err));
+    assert_fails(check(&err, "load_parameters_path=tests/golden/check/v3 bisect=%s", path), HD_E_VERIFY, "layers.1.expert_weights");
+    assert_ok(hd_io_unlink(path, &err));
+    hd_st_close(st);
+    hd_block_file_close(&file);
+    hd_free(data);
+}
+
 static void damaged_dumps(void **state)
 {
     hd_err err;
@@ -336,6 +375,7 @@ int main(void)
         cmocka_unit_test(one_number_of_the_config_is_found_and_named),
         cmocka_unit_test(only_what_is_asked_is_compared),
         cmocka_unit_test(a_line_of_json_per_prompt),
+        cmocka_unit_test(experts_have_no_order),
         cmocka_unit_test(damaged_dumps),
         cmocka_unit_test(failing_memory),
     };
