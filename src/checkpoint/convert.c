@@ -427,23 +427,23 @@ out:
     return st;
 }
 
+/* The lock is the last to go: a folder that holds it is ours to finish or to clear. */
 static hd_status publish(conversion *c, hd_err *err)
 {
     hd_status st;
-    char *path = NULL, *parent = NULL;
+    char *journal = NULL, *lock = NULL, *parent = NULL;
+    HD_TRY(hd_path_join(c->partial, journal_name, &journal, err));
+    HD_TRY(hd_path_join(c->to, lock_name, &lock, err));
+    HD_TRY(hd_path_dir(c->to, &parent, err));
     HD_TRY(hd_io_sync_dir(c->partial, err));
-    HD_TRY(hd_path_join(c->partial, journal_name, &path, err));
-    HD_TRY(hd_io_unlink(path, err));
+    HD_TRY(hd_io_unlink(journal, err));
     HD_TRY(hd_io_sync_dir(c->partial, err));
     HD_TRY(hd_io_rename(c->partial, c->to, err));
-    HD_TRY(hd_path_dir(c->to, &parent, err));
     HD_TRY(hd_io_sync_dir(parent, err));
-    hd_free(path);
-    path = NULL;
-    HD_TRY(hd_path_join(c->to, lock_name, &path, err)); /* the last to go: what holds it is ours to finish or to clear */
-    st = hd_io_unlink(path, err);
+    st = hd_io_unlink(lock, err);
 out:
-    hd_free(path);
+    hd_free(journal);
+    hd_free(lock);
     hd_free(parent);
     return st;
 }

@@ -13,6 +13,14 @@
 #include "hadal/config.h"
 #include "tensor/convert.h"
 
+/* "dir/name" into text, which holds 4096 bytes. */
+static inline char *path_of(char *text, const char *dir, const char *name)
+{
+    int n = snprintf(text, 4096, "%s/%s", dir, name);
+    assert_true(n > 0 && n < 4096);
+    return text;
+}
+
 /* ---- writing --------------------------------------------------------------------------------------------------------- */
 
 typedef struct file_tensor {
@@ -97,7 +105,7 @@ static inline int64_t blocks_of(int64_t n) { return (n + HD_F8_BLOCK - 1) / HD_F
 
 static inline hd_config *load_keys(const char *command, const char *keys)
 {
-    char text[1024];
+    char text[8192];
     const char *argv[16];
     int n = 0;
     hd_config *config = NULL;
