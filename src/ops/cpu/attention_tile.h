@@ -139,8 +139,8 @@ HD_INLINE void at_transpose_vectors(hd_vf t[HD_LANES])
         for (int i = 0; i < HD_LANES; i++) {
             if (i & d) { continue; }
             hd_vf a = t[i], b = t[i + d];
-            t[i] = __builtin_shuffle(a, b, low);
-            t[i + d] = __builtin_shuffle(a, b, high);
+            t[i] = hd_shuffle2(a, b, low);
+            t[i + d] = hd_shuffle2(a, b, high);
         }
     }
 }

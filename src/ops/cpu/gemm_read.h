@@ -38,7 +38,7 @@ HD_INLINE hd_vf gemm_low_pairs(hd_vf a, hd_vf b)
 #elif defined(__AVX2__)
     return (hd_vf)_mm256_unpacklo_ps((__m256)a, (__m256)b);
 #else
-    return __builtin_shuffle(a, b, (hd_vi){0, 4, 1, 5});
+    return hd_shuffle2(a, b, (hd_vi){0, 4, 1, 5});
 #endif
 }
 
@@ -49,7 +49,7 @@ HD_INLINE hd_vf gemm_high_pairs(hd_vf a, hd_vf b)
 #elif defined(__AVX2__)
     return (hd_vf)_mm256_unpackhi_ps((__m256)a, (__m256)b);
 #else
-    return __builtin_shuffle(a, b, (hd_vi){2, 6, 3, 7});
+    return hd_shuffle2(a, b, (hd_vi){2, 6, 3, 7});
 #endif
 }
 
@@ -60,7 +60,7 @@ HD_INLINE hd_vf gemm_low_halves(hd_vf a, hd_vf b)
 #elif defined(__AVX2__)
     return (hd_vf)_mm256_shuffle_ps((__m256)a, (__m256)b, 0x44);
 #else
-    return __builtin_shuffle(a, b, (hd_vi){0, 1, 4, 5});
+    return hd_shuffle2(a, b, (hd_vi){0, 1, 4, 5});
 #endif
 }
 
@@ -71,7 +71,7 @@ HD_INLINE hd_vf gemm_high_halves(hd_vf a, hd_vf b)
 #elif defined(__AVX2__)
     return (hd_vf)_mm256_shuffle_ps((__m256)a, (__m256)b, 0xEE);
 #else
-    return __builtin_shuffle(a, b, (hd_vi){2, 3, 6, 7});
+    return hd_shuffle2(a, b, (hd_vi){2, 3, 6, 7});
 #endif
 }
 

@@ -26,6 +26,20 @@ typedef float hd_vf_u __attribute__((vector_size(HD_LANES * 4), may_alias, align
 typedef int32_t hd_vi __attribute__((vector_size(HD_LANES * 4), may_alias));
 typedef uint32_t hd_vu __attribute__((vector_size(HD_LANES * 4), may_alias));
 
+/* Lane l of the result is lane index[l] of a, or of a followed by b. */
+#if defined(__clang__) /* which has no shuffle by a variable: fuzzing builds with it */
+static inline hd_vf hd_shuffle2(hd_vf a, hd_vf b, hd_vi index)
+{
+    hd_vf r;
+    for (int l = 0; l < HD_LANES; l++) { r[l] = index[l] < HD_LANES ? a[index[l]] : b[index[l] - HD_LANES]; }
+    return r;
+}
+#define hd_shuffle(a, index) hd_shuffle2((a), (a), (index))
+#else
+#define hd_shuffle2(a, b, ...) __builtin_shuffle((a), (b), __VA_ARGS__) /* the index may be a list in braces */
+#define hd_shuffle(a, index) __builtin_shuffle((a), (index))
+#endif
+
 void HD_CPU_INSTALL(linear)(hd_ops *ops);
 void HD_CPU_INSTALL(attention)(hd_ops *ops);
 void HD_CPU_INSTALL(norm)(hd_ops *ops);        /* rmsnorm, rope */

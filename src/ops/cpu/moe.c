@@ -80,7 +80,7 @@ HD_INLINE void fold_largest_two(hd_vf *first, hd_vf *second)
 #pragma GCC unroll 4
     for (int d = HD_LANES / 2; d >= 1; d /= 2) {
         hd_vi partner = hd_lane_index() ^ d;
-        hd_vf f = __builtin_shuffle(*first, partner), s = __builtin_shuffle(*second, partner);
+        hd_vf f = hd_shuffle(*first, partner), s = hd_shuffle(*second, partner);
         *second = hd_vmax(hd_vmin(*first, f), hd_vmax(*second, s));
         *first = hd_vmax(*first, f);
     }

@@ -193,8 +193,8 @@ HD_INLINE void rotate_row(void *x, hd_dtype dtype, const float *cs, float sign, 
     for (int l = 0; l < HD_LANES; l++) { signs[l] = (l & 1) ? sign : -sign; }
     HD_MAP_LANES(i, 0, n, {
         hd_vf v = hd_load(x, dtype, i, n), t = hd_load(cs, HD_DTYPE_F32, i, n);
-        hd_vf cosine = __builtin_shuffle(t, first), sine = __builtin_shuffle(t, second) * signs;
-        hd_store(x, dtype, i, n, v * cosine + __builtin_shuffle(v, swap) * sine);
+        hd_vf cosine = hd_shuffle(t, first), sine = hd_shuffle(t, second) * signs;
+        hd_store(x, dtype, i, n, v * cosine + hd_shuffle(v, swap) * sine);
     });
 }
 
