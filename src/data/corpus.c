@@ -1,16 +1,14 @@
 /* Finding files, cutting them into documents, and reading ranges of documents. */
 #include "data/corpus.h"
 
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/buf.h"
-#include "base/env.h"
 #include "base/io.h"
 #include "base/path.h"
 #include "data/json_lines.h"
+#include "data/spool.h"
 #include "data/text_source.h"
 
 enum { CHUNK_BYTES = 1 << 16, SAMPLE_BYTES = 1 << 16, MAX_DEPTH = 64 };
@@ -97,23 +95,6 @@ static hd_status add_document(hd_corpus *c, int64_t offset, int64_t n_byte, hd_e
     c->documents[c->n_document++] = (hd_document){.file = (uint32_t)(c->n_file - 1), .offset = offset, .n_byte = n_byte};
     c->n_byte += n_byte;
     return HD_OK;
-}
-
-/* An unlinked temporary file: gone when it is closed, however the process ends. */
-static hd_status open_spool(hd_file **out, hd_err *err)
-{
-    hd_status st = HD_OK;
-    char *path = NULL;
-    char name[64];
-    const char *dir = hd_env(HD_ENV_TMPDIR);
-    snprintf(name, sizeof name, "hadal-text-%ld-%p", (long)getpid(), (void *)out);
-    HD_TRY(hd_path_join(dir != NULL ? dir : "/var/tmp", name, &path, err));
-    HD_TRY(hd_io_create(path, HD_IO_EXCLUSIVE, out, err));
-    st = hd_io_unlink(path, err);
-    if (st != HD_OK) { hd_io_abandon(out); }
-out:
-    hd_free(path);
-    return st;
 }
 
 /* Appends a decompressed file to the spool. */
@@ -218,7 +199,7 @@ static hd_status load_compressed(const loader *l, const char *path, hd_codec cod
 {
     hd_file *spool = NULL, *kept;
     int64_t n_byte;
-    hd_status st = open_spool(&spool, err);
+    hd_status st = hd_spool_open(&spool, err);
     kept = spool;
     if (st == HD_OK) { st = add_file(l->corpus, NULL, &spool, err); }
     if (st == HD_OK) { st = unpack(path, codec, kept, &n_byte, err); }
@@ -247,7 +228,7 @@ static hd_status load_json_lines(const loader *l, const char *path, hd_codec cod
 {
     hd_status st = HD_OK;
     hd_file *spool = NULL;
-    HD_TRY(open_spool(&spool, err));
+    HD_TRY(hd_spool_open(&spool, err));
     spool_sink sink = {.corpus = l->corpus, .spool = spool};
     HD_TRY(add_file(l->corpus, NULL, &spool, err));
     HD_TRY(hd_json_lines_read(path, codec, l->text_column, spool_text, &sink, err));

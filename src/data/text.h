@@ -1,4 +1,4 @@
-/* dataset_type=text: documents of UTF-8 text, tokenised by bytes, cut into pieces, shuffled and packed.
+/* dataset_type=text: documents of UTF-8 text, tokenized, cut into pieces, shuffled and packed.
  * The last eval_fraction of the bytes, a contiguous stretch, is the evaluation split; training sees the rest. */
 #ifndef HD_DATA_TEXT_H
 #define HD_DATA_TEXT_H

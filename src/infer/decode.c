@@ -7,15 +7,15 @@
 #include "base/buf.h"
 #include "base/path.h"
 #include "base/rng.h"
-#include "base/utf8.h"
 #include "hadal/commands.h"
 #include "hadal/log.h"
 #include "infer/loaded.h"
 #include "infer/sample.h"
-#include "tokenizer/byte.h"
+#include "tokenizer/tokenizer.h"
 
 typedef struct decoder {
     const hd_config *config;
+    hd_tokenizer *tokenizer;
     hd_loaded loaded;
     hd_sampler sampler;
     int64_t n_max;      /* tokens of prompt and answer */
@@ -72,46 +72,53 @@ out:
 
 static hd_status read_prompt(decoder *d, int64_t *n, hd_err *err)
 {
+    hd_status st = HD_OK;
+    hd_ids ids = {0};
     const char *prompt = hd_config_str(d->config, HD_KEY_prompt);
-    int64_t n_byte = prompt != NULL ? (int64_t)strlen(prompt) : 0, limit = hd_config_int(d->config, HD_KEY_max_prefill_predict_length);
-    *n = 0;
-    if (hd_config_bool(d->config, HD_KEY_add_bos)) { d->tokens[(*n)++] = HD_BYTE_BOS; }
-    if (*n + n_byte > limit || *n + n_byte >= d->n_max) {
-        return HD_FAIL(err, HD_E_CONFIG, "the prompt has %" PRId64 " tokens; max_prefill_predict_length is %" PRId64 " and "
-                       "max_target_length, prompt and answer together, is %" PRId64, *n + n_byte, limit, d->n_max);
+    int64_t limit = hd_config_int(d->config, HD_KEY_max_prefill_predict_length);
+    int32_t bos = hd_tokenizer_bos(d->tokenizer);
+    if (hd_config_bool(d->config, HD_KEY_add_bos) && bos >= 0) { HD_TRY(hd_ids_append(&ids, &bos, 1, err)); }
+    if (prompt != NULL) { HD_TRY(hd_tokenizer_encode(d->tokenizer, prompt, strlen(prompt), HD_ENCODE_PLAIN, &ids, err)); }
+    *n = (int64_t)ids.n;
+    if (*n > limit || *n >= d->n_max) {
+        st = HD_FAIL(err, HD_E_CONFIG, "the prompt has %" PRId64 " tokens; max_prefill_predict_length is %" PRId64 " and "
+                     "max_target_length, prompt and answer together, is %" PRId64, *n, limit, d->n_max);
+    } else if (*n == 0) {
+        st = HD_FAIL(err, HD_E_CONFIG, "the prompt is empty and there is no BOS: there is nothing to continue");
+    } else {
+        memcpy(d->tokens, ids.id, ids.n * sizeof *ids.id);
     }
-    if (*n + n_byte == 0) { return HD_FAIL(err, HD_E_CONFIG, "the prompt is empty and add_bos is false: there is nothing to continue"); }
-    for (int64_t i = 0; i < n_byte; i++) { d->tokens[(*n)++] = (unsigned char)prompt[i]; }
-    return HD_OK;
+out:
+    hd_ids_free(&ids);
+    return st;
 }
 
 static hd_status generate(decoder *d, const hd_run_hooks *hooks, int64_t n, hd_buf *text, hd_err *err)
 {
     hd_rng rng = hd_rng_make((uint64_t)hd_config_int(d->config, HD_KEY_init_weights_seed), HD_RNG_SAMPLE, "decode");
+    hd_decode_stream stream;
+    hd_decode_stream_open(&stream, d->tokenizer, HD_DECODE_SKIP_SPECIAL);
     for (; n < d->n_max; n++) {
         if (hooks->stop_signal != NULL && *hooks->stop_signal != 0) { break; }
         hd_status st = forward(d, n, err);
         if (st != HD_OK) { return st; }
         int64_t token = hd_sample(&d->sampler, d->logits, d->order, d->loaded.dims.vocab_size, hd_rng_uniform(rng, (uint64_t)n));
-        if (token == HD_BYTE_EOS) { break; }
+        if (token == hd_tokenizer_eos(d->tokenizer)) { break; }
         d->tokens[n] = (int32_t)token;
-        if (token < 256) { hd_buf_append_char(text, (char)token); }
+        hd_decode_stream_feed(&stream, (int32_t)token, text);
     }
+    hd_decode_stream_end(&stream, text);
     return hd_buf_check(text, err);
 }
 
 static hd_status print_answer(const decoder *d, const hd_buf *answer, hd_err *err)
 {
-    hd_buf clean = {0};
     const char *want = hd_config_str(d->config, HD_KEY_autoregressive_decode_assert), *prompt = hd_config_str(d->config, HD_KEY_prompt);
-    hd_utf8_append_replacing(&clean, hd_buf_text(answer), answer->n);
-    hd_status st = hd_buf_check(&clean, err);
-    if (st == HD_OK) { hd_log(HD_LOG_RESULT, "Input `%s` -> `%s`", prompt != NULL ? prompt : "", hd_buf_text(&clean)); }
-    if (st == HD_OK && want != NULL && strncmp(hd_buf_text(&clean), want, strlen(want)) != 0) {
-        st = HD_FAIL(err, HD_E_VERIFY, "the output does not begin with autoregressive_decode_assert: `%s`", want);
+    hd_log(HD_LOG_RESULT, "Input `%s` -> `%s`", prompt != NULL ? prompt : "", hd_buf_text(answer));
+    if (want != NULL && strncmp(hd_buf_text(answer), want, strlen(want)) != 0) {
+        return HD_FAIL(err, HD_E_VERIFY, "the output does not begin with autoregressive_decode_assert: `%s`", want);
     }
-    hd_buf_free(&clean);
-    return st;
+    return HD_OK;
 }
 
 /* ---- the command --------------------------------------------------------------------------------------------------------------- */
@@ -124,16 +131,12 @@ static hd_status find_checkpoint(const hd_config *config, char **path, hd_err *e
     return hd_path_join(hd_config_str(config, HD_KEY_base_output_directory), hd_config_str(config, HD_KEY_run_name), path, err);
 }
 
-static hd_status check_tokenizer(const decoder *d, hd_err *err)
+static hd_status open_tokenizer(decoder *d, hd_err *err)
 {
-    if (!hd_config_is(d->config, HD_KEY_tokenizer_type, "byte")) {
-        return HD_FAIL(err, HD_E_UNSUPPORTED, "decode with tokenizer_type=%s is not supported; set tokenizer_type=byte",
-                       hd_config_str(d->config, HD_KEY_tokenizer_type));
-    }
-    if (d->loaded.dims.vocab_size < HD_BYTE_VOCAB) {
-        return HD_FAIL(err, HD_E_CONFIG, "the model has %" PRId64 " tokens; tokenizer_type=byte needs at least %d", d->loaded.dims.vocab_size, HD_BYTE_VOCAB);
-    }
-    return HD_OK;
+    hd_status st = hd_tokenizer_from_config(d->config, &d->tokenizer, err);
+    if (st != HD_OK || d->loaded.dims.vocab_size >= hd_tokenizer_vocab_size(d->tokenizer)) { return st; }
+    return HD_FAIL(err, HD_E_CONFIG, "the model has %" PRId64 " tokens; tokenizer_type=%s needs at least %" PRId64, d->loaded.dims.vocab_size,
+                   hd_config_str(d->config, HD_KEY_tokenizer_type), hd_tokenizer_vocab_size(d->tokenizer));
 }
 
 hd_status hd_cmd_decode(const hd_config *config, const hd_run_hooks *hooks, hd_err *err)
@@ -146,7 +149,7 @@ hd_status hd_cmd_decode(const hd_config *config, const hd_run_hooks *hooks, hd_e
     HD_TRY(hd_sampler_from_config(config, &d.sampler, err));
     HD_TRY(find_checkpoint(config, &path, err));
     HD_TRY(hd_loaded_read(config, path, &d.loaded, err));
-    HD_TRY(check_tokenizer(&d, err));
+    HD_TRY(open_tokenizer(&d, err));
     HD_TRY(open_host_memory(&d, err));
     HD_TRY(hd_loaded_open(config, path, longest, &d, &d.loaded, err));
     HD_TRY(read_prompt(&d, &n, err));
@@ -154,6 +157,7 @@ hd_status hd_cmd_decode(const hd_config *config, const hd_run_hooks *hooks, hd_e
     HD_TRY(print_answer(&d, &answer, err));
 out:
     hd_loaded_close(&d.loaded);
+    hd_tokenizer_close(d.tokenizer);
     hd_free(d.tokens);
     hd_free(d.positions);
     hd_free(d.segments);

@@ -32,12 +32,11 @@ void hd_bpe_close(hd_bpe *bpe); /* accepts a zeroed one */
 /* The next merge in order of rank.  Of two merges of one pair the later counts, as in the reference. */
 void hd_bpe_add(hd_bpe *bpe, uint32_t left, uint32_t right, uint32_t id);
 
-/* What encoding needs beside the result; grows to the longest piece seen.  A zeroed one is ready. */
+/* What encoding with one hd_bpe needs beside the result; grows to the longest piece seen.  A zeroed one is ready. */
 typedef struct hd_bpe_work {
     void *memory; /* the list of a long piece (bpe_long.c) */
     size_t bytes;
-    uint32_t *bucket; /* 2 per rank, and the heap of ranks */
-    size_t n_bucket;
+    void *bucket; /* of the ranks, and their heap */
 } hd_bpe_work;
 void hd_bpe_work_free(hd_bpe_work *work);
 

@@ -196,12 +196,8 @@ static hd_status reserve(const hd_bpe *bpe, hd_bpe_work *work, size_t n, list *l
 {
     hd_status st = HD_OK;
     size_t want = n * sizeof(symbol); /* n < 2^32 */
-    if (work->n_bucket < bpe->n_merge) {
-        hd_free(work->bucket);
-        work->bucket = NULL;
-        work->n_bucket = 0;
-        HD_TRY(hd_alloc(bpe->n_merge, sizeof(bucket) + sizeof(uint32_t), "buckets of a long piece", (void **)&work->bucket, err));
-        work->n_bucket = bpe->n_merge;
+    if (work->bucket == NULL) { /* of one tokenizer, which does not change; one more, so that there is always something */
+        HD_TRY(hd_alloc((size_t)bpe->n_merge + 1, sizeof(bucket) + sizeof(uint32_t), "buckets of a long piece", &work->bucket, err));
     }
     if (work->bytes < want) {
         hd_free(work->memory);
@@ -210,8 +206,8 @@ static hd_status reserve(const hd_bpe *bpe, hd_bpe_work *work, size_t n, list *l
         HD_TRY(hd_alloc(n, sizeof(symbol), "symbols of a long piece", &work->memory, err));
         work->bytes = want;
     }
-    *l = (list){.bpe = bpe, .node = work->memory, .bucket = (bucket *)work->bucket,
-                .heap = (uint32_t *)((bucket *)work->bucket + work->n_bucket)};
+    *l = (list){.bpe = bpe, .node = work->memory, .bucket = work->bucket,
+                .heap = (uint32_t *)((bucket *)work->bucket + bpe->n_merge + 1)};
 out:
     return st;
 }

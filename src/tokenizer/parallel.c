@@ -33,6 +33,12 @@ typedef struct batch {
     size_t *ends;
 } batch;
 
+size_t hd_tokenizer_safe_cut(const hd_tokenizer *tokenizer, const char *text, size_t n)
+{
+    if (tokenizer->is_byte) { return n; }
+    return tokenizer->may_cut && n > 0 ? hd_scan_safe_cut(text, 0, n - 1) : 0;
+}
+
 static hd_status add_job(batch *b, size_t first, size_t last, size_t begin, size_t end, hd_err *err)
 {
     if (b->n_job == b->capacity) {

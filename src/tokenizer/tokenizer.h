@@ -99,6 +99,10 @@ typedef struct hd_document_text {
 hd_status hd_tokenizer_encode_documents(const hd_tokenizer *tokenizer, const hd_document_text *documents, size_t n_document,
                                         hd_encode_flags flags, int n_threads, hd_ids *ids, size_t *ends, hd_err *err) HD_CHECK_RESULT;
 
+/* The last place in a text where it may be cut, so that its parts, encoded one by one, give the ids of the whole; 0 where there is none, or
+ * where this tokenizer's rules do not allow to know. */
+size_t hd_tokenizer_safe_cut(const hd_tokenizer *tokenizer, const char *text, size_t n);
+
 /* ---- ids to text ------------------------------------------------------------------------------------------------------------------ */
 
 typedef enum hd_decode_flags { HD_DECODE_ALL = 0, HD_DECODE_SKIP_SPECIAL = 1 } hd_decode_flags;
