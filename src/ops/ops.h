@@ -90,6 +90,13 @@ hd_status hd_attention_bwd(hd_exec *ex, const hd_attention_shape *shape, const h
                            const hd_tensor *segments, const hd_tensor *o, const hd_tensor *lse, hd_tensor *dq,
                            hd_tensor *dk_nope, hd_tensor *dk_rope, hd_tensor *dv, hd_err *err) HD_CHECK_RESULT;
 
+/* ---- softmax over the first entries of each row: attention against a cache ------------------------------------------------
+ *   y_ij = exp(scale (x_ij - m_i)) / sum_j exp(scale (x_ij - m_i)),  j < counts[i / group];  0 for the other j;  m_i the largest of them
+ * x (R, T) f32; counts (R / group) i32 in [0, T] (the caller's promise); group > 0 divides R; scale > 0; y (R, T) f32 overwritten, may
+ * alias x.  A row that holds NaN becomes NaN; a count of 0 gives zeros. */
+hd_status hd_softmax_fwd(hd_exec *ex, const hd_tensor *x, const hd_tensor *counts, int64_t group, double scale, hd_tensor *y,
+                         hd_err *err) HD_CHECK_RESULT;
+
 /* ---- SwiGLU: h = silu(g) * u,  silu(g) = g / (1 + exp(-g)), in f32 --------------------------------------------------------------
  * g, u (N, F) act or f32 (activations_in_float32); h (N, F) act overwritten, may alias g or u of the same dtype.
  * bwd: dg, du overwritten (dtype of g), may alias g, u.
@@ -252,7 +259,7 @@ hd_status hd_sum_into(hd_exec *ex, const hd_tensor *x, hd_tensor *y, hd_err *err
     OP(embedding_fwd) OP(embedding_bwd) OP(rmsnorm_fwd) OP(rmsnorm_bwd) OP(linear_fwd) OP(linear_bwd_input)          \
     OP(linear_bwd_weight) OP(grouped_linear_fwd) OP(grouped_linear_bwd_input) OP(grouped_linear_bwd_weight)          \
     OP(ragged_linear_fwd) OP(ragged_linear_bwd_input) OP(ragged_linear_bwd_weight) OP(rope) OP(attention_fwd)        \
-    OP(attention_bwd) OP(swiglu_fwd) OP(swiglu_bwd) OP(moe_swiglu_bwd) OP(router_fwd) OP(router_bwd)                 \
+    OP(attention_bwd) OP(softmax_fwd) OP(swiglu_fwd) OP(swiglu_bwd) OP(moe_swiglu_bwd) OP(router_fwd) OP(router_bwd)                 \
     OP(moe_dispatch) OP(moe_gather) OP(moe_scatter) OP(moe_permute_weights) OP(moe_unpermute_weights)                \
     OP(moe_combine) OP(moe_expand_weights) OP(moe_collect_weights) OP(scale_rows) OP(expert_count)                   \
     OP(balance_loss) OP(router_bias_update) OP(xent_partial) OP(xent_merge) OP(xent_finish) OP(xent_bwd) OP(add)     \

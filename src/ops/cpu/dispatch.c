@@ -8,7 +8,7 @@
 typedef struct isa_row {
     const char *name;
     int level; /* a machine of level L runs every row of a level up to L */
-    void (*install[9])(hd_ops *ops);
+    void (*install[10])(hd_ops *ops);
 } isa_row;
 
 #define HD_ISA_INSTALLERS(isa)                                                                                    \
@@ -16,6 +16,7 @@ typedef struct isa_row {
     void hd_cpu_attention_install_##isa(hd_ops *ops);                                                             \
     void hd_cpu_norm_install_##isa(hd_ops *ops);                                                                  \
     void hd_cpu_mlp_install_##isa(hd_ops *ops);                                                                   \
+    void hd_cpu_softmax_install_##isa(hd_ops *ops);                                                               \
     void hd_cpu_moe_install_##isa(hd_ops *ops);                                                                   \
     void hd_cpu_loss_install_##isa(hd_ops *ops);                                                                  \
     void hd_cpu_optimizer_install_##isa(hd_ops *ops);                                                             \
@@ -26,7 +27,8 @@ typedef struct isa_row {
     {#isa, isa_level,                                                                                             \
      {hd_cpu_linear_install_##isa, hd_cpu_attention_install_##isa, hd_cpu_norm_install_##isa,                     \
       hd_cpu_mlp_install_##isa, hd_cpu_moe_install_##isa, hd_cpu_loss_install_##isa,                              \
-      hd_cpu_optimizer_install_##isa, hd_cpu_elementwise_install_##isa, hd_cpu_peak_install_##isa}}
+      hd_cpu_optimizer_install_##isa, hd_cpu_elementwise_install_##isa, hd_cpu_peak_install_##isa,                    \
+      hd_cpu_softmax_install_##isa}}
 
 HD_ISA_INSTALLERS(base)
 #if defined(__x86_64__)
