@@ -68,9 +68,13 @@ def tokenize(records, path, trust_remote_code):
     if all(r.tokens is not None for r in records):
         return
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    config = transformers.utils.cached_file(path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False)
+    wants_bos = config is not None and json.loads(Path(config).read_text(encoding="utf-8")).get("add_bos_token", False)
     for r in records:
         if r.tokens is None:
             r.tokens = tokenizer(r.prompt)["input_ids"]
+            if wants_bos and r.tokens[:1] != [tokenizer.bos_token_id]:  # transformers 5 loses it with V3's tokenizer class
+                r.tokens = [tokenizer.bos_token_id] + r.tokens
 
 
 # ------------------------------------------------------------------------------------------------ tensors of a folder

@@ -11,16 +11,21 @@
 #include "eval/bisect.h"
 #include "eval/golden.h"
 #include "eval/golden_write.h"
+#include "eval/passes.h"
 #include "eval/report.h"
 #include "hadal/commands.h"
 #include "hadal/log.h"
 #include "infer/loaded.h"
 #include "infer/scorer.h"
 
+enum { PASS_TOKENS = 512 }; /* prompts that are shorter together share a pass */
+
 typedef struct checker {
     const hd_config *config;
     hd_compare_rules rules;
-    int64_t max_tokens, token_size; /* token_size: INT64_MAX when not set */
+    int64_t max_tokens, token_size; /* of a prompt; token_size: INT64_MAX when not set */
+    int64_t pass_tokens;            /* most tokens of a pass */
+    bool one_per_pass;              /* prompts do not share a pass */
     bool skip_first;
     hd_scorer *scorer;
     hd_routing_log routing;
@@ -28,7 +33,10 @@ typedef struct checker {
     hd_golden *golden;
     hd_golden_writer writer; /* of our own logits; file NULL when not asked for */
     hd_file *metrics;        /* NULL when not asked for */
+    hd_passes passes;        /* what is run: the leading tokens of every record */
     hd_check_result result;  /* of the record in work */
+    int64_t row, row_end;    /* of the pass: the next, and where the record in work ends */
+    int64_t row_begin;       /* where it began */
     int64_t n_failed;
     double worst_kl, worst_diff;
     bool said_maker, said_vocab;
@@ -85,11 +93,13 @@ static hd_status open_model(checker *c, hd_err *err)
     hd_loaded shape;
     const char *path = hd_config_str(c->config, HD_KEY_load_parameters_path);
     HD_TRY(hd_loaded_read(c->config, path, &shape, err));
-    HD_TRY(hd_routing_log_open(&shape.dims, c->max_tokens, &c->routing, err));
+    c->one_per_pass = shape.options.moe_strategy == HD_MOE_DROPPING; /* an expert's capacity is that of one sequence */
+    c->pass_tokens = c->one_per_pass || c->max_tokens > PASS_TOKENS ? c->max_tokens : PASS_TOKENS;
+    HD_TRY(hd_routing_log_open(&shape.dims, c->pass_tokens, &c->routing, err));
     if (!hd_config_is_null(c->config, HD_KEY_bisect)) {
         HD_TRY(hd_bisect_new(&shape.dims, &shape.options, &c->bisect, err));
     }
-    HD_TRY(hd_scorer_open(c->config, path, c->max_tokens, observe, c, &c->scorer, err));
+    HD_TRY(hd_scorer_open(c->config, path, c->pass_tokens, observe, c, &c->scorer, err));
 out:
     return st;
 }
@@ -108,6 +118,7 @@ out:
 static void close_all(checker *c)
 {
     hd_golden_close(c->golden);
+    hd_passes_free(&c->passes);
     hd_scorer_close(c->scorer);
     hd_bisect_free(c->bisect);
     hd_routing_log_close(&c->routing);
@@ -115,31 +126,7 @@ static void close_all(checker *c)
     hd_io_abandon(&c->metrics);
 }
 
-/* ---- one record ---------------------------------------------------------------------------------------------------------------- */
-
-static hd_status take_rows(void *context, int64_t first, int64_t n, const float *logits, hd_err *err)
-{
-    checker *c = context;
-    hd_status st = HD_OK;
-    int64_t ours = hd_scorer_dims(c->scorer)->vocab_size, theirs;
-    const float *golden;
-    for (int64_t i = 0; i < n; i++, logits += ours) {
-        HD_TRY(hd_golden_row(c->golden, &golden, &theirs, err));
-        if (ours != theirs && !c->said_vocab) {
-            hd_log(HD_LOG_RESULT,
-                   "the golden vocabulary has %" PRId64 " tokens, the model's %" PRId64 ": the first %" PRId64
-                   " are compared",
-                   theirs, ours, ours < theirs ? ours : theirs);
-            c->said_vocab = true;
-        }
-        if (first + i > 0 || !c->skip_first) {
-            hd_compare_row(&c->result.compare, first + i, logits, golden, ours < theirs ? ours : theirs);
-        }
-        if (c->writer.file != NULL) { HD_TRY(hd_golden_write_row(&c->writer, logits, ours, err)); }
-    }
-out:
-    return st;
-}
+/* ---- records ------------------------------------------------------------------------------------------------------------------ */
 
 /* where: the record or the dump, for messages. */
 static hd_status check_tokens(const checker *c, const char *where, const int32_t *tokens, int64_t n, hd_err *err)
@@ -190,39 +177,109 @@ out:
     return st;
 }
 
-static hd_status check_record(checker *c, const hd_golden_record *r, hd_err *err)
+static hd_status begin_record(checker *c, hd_err *err)
 {
     hd_status st;
-    char where[512];
-    int64_t n = r->n_token < c->token_size ? r->n_token : c->token_size;
-    (void)snprintf(where, sizeof where, "%s: line %" PRId64, hd_config_str(c->config, HD_KEY_golden_logits_path),
-                   r->line);
+    const hd_golden_record *r;
+    HD_TRY(hd_golden_next(c->golden, &r, err));
+    if (r == NULL) { return HD_FAIL(err, HD_E_IO, "the golden file became shorter while it was read"); }
     say_maker(c, r);
-    HD_TRY(check_tokens(c, where, r->tokens, n, err));
+    int64_t number = c->result.number;
     c->result = (hd_check_result){
-        .number = c->result.number + 1, .record = r, .in_f32 = hd_config_is(c->config, HD_KEY_dtype, "float32")};
+        .number = number + 1, .record = r, .in_f32 = hd_config_is(c->config, HD_KEY_dtype, "float32")};
+    c->row_begin = c->row_end;
+    c->row_end += c->passes.lengths[number];
     hd_compare_begin(&c->rules, &c->result.compare);
-    if (c->writer.file != NULL) { HD_TRY(hd_golden_write_begin(&c->writer, r->prompt, r->tokens, n, err)); }
-    HD_TRY(hd_scorer_run(c->scorer, r->tokens, n, take_rows, c, err));
+    if (c->writer.file != NULL) {
+        HD_TRY(hd_golden_write_begin(&c->writer, r->prompt, r->tokens, c->passes.lengths[number], err));
+    }
+out:
+    return st;
+}
+
+static hd_status end_record(checker *c, hd_err *err)
+{
+    hd_status st;
     if (c->writer.file != NULL) { HD_TRY(hd_golden_write_end(&c->writer, err)); }
-    HD_TRY(hd_routing_compare(&c->routing, &r->experts, n, &c->result.flips, err));
+    HD_TRY(hd_routing_compare(&c->routing, c->row_begin, &c->result.record->experts, c->row_end - c->row_begin,
+                              &c->result.flips, err));
     HD_TRY(report(c, err));
 out:
     return st;
 }
 
-static hd_status check_golden(checker *c, hd_err *err)
+static hd_status compare_row(checker *c, const float *logits, hd_err *err)
 {
     hd_status st;
+    int64_t ours = hd_scorer_dims(c->scorer)->vocab_size, theirs, position = c->row - c->row_begin;
+    const float *golden;
+    HD_TRY(hd_golden_row(c->golden, &golden, &theirs, err));
+    int64_t common = ours < theirs ? ours : theirs;
+    if (ours != theirs && !c->said_vocab) {
+        hd_log(HD_LOG_RESULT,
+               "the golden vocabulary has %" PRId64 " tokens, the model's %" PRId64 ": the first %" PRId64
+               " are compared",
+               theirs, ours, common);
+        c->said_vocab = true;
+    }
+    if (position > 0 || !c->skip_first) { hd_compare_row(&c->result.compare, position, logits, golden, common); }
+    if (c->writer.file != NULL) { HD_TRY(hd_golden_write_row(&c->writer, logits, ours, err)); }
+out:
+    return st;
+}
+
+static hd_status take_rows(void *context, int64_t first, int64_t n, const float *logits, hd_err *err)
+{
+    checker *c = context;
+    hd_status st = HD_OK;
+    for (c->row = first; c->row < first + n; c->row++, logits += hd_scorer_dims(c->scorer)->vocab_size) {
+        if (c->row == c->row_end) { HD_TRY(begin_record(c, err)); }
+        HD_TRY(compare_row(c, logits, err));
+        if (c->row + 1 == c->row_end) { HD_TRY(end_record(c, err)); }
+    }
+out:
+    return st;
+}
+
+/* Looks at all records before the first pass. */
+static hd_status gather(checker *c, const char *path, hd_err *err)
+{
+    hd_status st;
+    char where[512];
     const hd_golden_record *r;
-    const char *path = hd_config_str(c->config, HD_KEY_golden_logits_path);
-    HD_TRY(hd_golden_open(path, &c->golden, err));
     for (;;) {
         HD_TRY(hd_golden_next(c->golden, &r, err));
         if (r == NULL) { break; }
-        HD_TRY(check_record(c, r, err));
+        int64_t n = r->n_token < c->token_size ? r->n_token : c->token_size;
+        (void)snprintf(where, sizeof where, "%s: line %" PRId64, path, r->line);
+        HD_TRY(check_tokens(c, where, r->tokens, n, err));
+        HD_TRY(hd_passes_add(&c->passes, r->tokens, n, err));
     }
-    if (c->result.number == 0) { return HD_FAIL(err, HD_E_CORRUPT, "%s: no record is in this file", path); }
+    if (c->passes.n_prompt == 0) { st = HD_FAIL(err, HD_E_CORRUPT, "%s: no record is in this file", path); }
+out:
+    return st;
+}
+
+static hd_status run_passes(checker *c, hd_err *err)
+{
+    const int32_t *tokens = c->passes.tokens;
+    for (int64_t first = 0, n, n_token; first < c->passes.n_prompt; first += n, tokens += n_token) {
+        n = hd_passes_fit(&c->passes, first, c->one_per_pass ? 1 : c->pass_tokens, &n_token);
+        c->row_end = 0;
+        hd_status st = hd_scorer_run_packed(c->scorer, tokens, c->passes.lengths + first, n, take_rows, c, err);
+        if (st != HD_OK) { return st; }
+    }
+    return HD_OK;
+}
+
+static hd_status check_golden(checker *c, hd_err *err)
+{
+    hd_status st;
+    const char *path = hd_config_str(c->config, HD_KEY_golden_logits_path);
+    HD_TRY(hd_golden_open(path, &c->golden, err));
+    HD_TRY(gather(c, path, err));
+    hd_golden_rewind(c->golden);
+    HD_TRY(run_passes(c, err));
     if (c->writer.file != NULL) { HD_TRY(hd_golden_writer_close(&c->writer, err)); }
     if (c->metrics != NULL) { HD_TRY(hd_io_close(&c->metrics, err)); }
 out:

@@ -55,6 +55,11 @@ out:
     return st;
 }
 
+void hd_golden_rewind(hd_golden *g)
+{
+    g->next = (hd_window_place){.line = 1};
+}
+
 static void free_record(hd_golden_record *r)
 {
     hd_free(r->prompt);

@@ -31,6 +31,9 @@ typedef struct hd_golden hd_golden;
 hd_status hd_golden_open(const char *path, hd_golden **out, hd_err *err) HD_CHECK_RESULT;
 void hd_golden_close(hd_golden *golden); /* accepts NULL */
 
+/* Back to the first record. */
+void hd_golden_rewind(hd_golden *golden);
+
 /* The next record, valid until the next call; *record NULL at the end of the file.  HD_E_CORRUPT, naming file, line and column, for
  * what is no JSON, a record without prompt, tokens or logits, or one whose logits are not a row per token. */
 hd_status hd_golden_next(hd_golden *golden, const hd_golden_record **record, hd_err *err) HD_CHECK_RESULT;

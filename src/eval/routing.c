@@ -54,7 +54,7 @@ static bool same_set(const int32_t *a, const int32_t *b, int64_t k)
     return true;
 }
 
-hd_status hd_routing_compare(const hd_routing_log *log, const hd_golden_experts *golden, int64_t n,
+hd_status hd_routing_compare(const hd_routing_log *log, int64_t begin, const hd_golden_experts *golden, int64_t n,
                              hd_routing_flips *flips, hd_err *err)
 {
     *flips = (hd_routing_flips){0};
@@ -74,7 +74,8 @@ hd_status hd_routing_compare(const hd_routing_log *log, const hd_golden_experts 
             int64_t choice = l * golden->n_token + t;
             double gap = (double)golden->gaps[choice];
             flips->n_choice++;
-            if (same_set(ids_of(log, layer) + t * log->top_k, golden->ids + choice * log->top_k, log->top_k)) {
+            if (same_set(ids_of(log, layer) + (begin + t) * log->top_k, golden->ids + choice * log->top_k,
+                         log->top_k)) {
                 continue;
             }
             flips->n_flip++;

@@ -30,8 +30,8 @@ typedef struct hd_routing_flips {
     double largest_gap; /* among flips */
 } hd_routing_flips;
 
-/* The first n tokens.  HD_E_CORRUPT when the golden record names other layers or another number of experts than the model has. */
-hd_status hd_routing_compare(const hd_routing_log *log, const hd_golden_experts *golden, int64_t n,
+/* The first n tokens of the record, which stand at `begin` in the pass that was observed.  HD_E_CORRUPT when the golden record names other layers or another number of experts than the model has. */
+hd_status hd_routing_compare(const hd_routing_log *log, int64_t begin, const hd_golden_experts *golden, int64_t n,
                              hd_routing_flips *flips, hd_err *err) HD_CHECK_RESULT;
 
 #endif

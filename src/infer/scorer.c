@@ -11,7 +11,7 @@ struct hd_scorer {
     hd_observer observer;
     void *observer_context;
     int64_t max_tokens, max_rows;  /* max_rows: of a chunk */
-    int32_t *positions, *segments; /* (max_tokens): 0, 1, 2 ...; 1, 1, 1 ... */
+    int32_t *positions, *segments; /* (max_tokens) of the run in work */
     float *weights;                /* (max_tokens): logits need none, a leaf has them */
     float *logits;                 /* (max_rows, V) */
 };
@@ -79,7 +79,6 @@ static hd_status open_host_memory(hd_scorer *s, hd_err *err)
     HD_TRY(hd_alloc(n, sizeof *s->segments, "segments", (void **)&s->segments, err));
     HD_TRY(hd_alloc(n, sizeof *s->weights, "loss weights", (void **)&s->weights, err));
     HD_TRY(hd_alloc((size_t)s->max_rows * (size_t)vocab, sizeof *s->logits, "logits", (void **)&s->logits, err));
-    for (size_t i = 0; i < n; i++) { s->positions[i] = (int32_t)i, s->segments[i] = 1; }
 out:
     return st;
 }
@@ -121,11 +120,21 @@ const hd_dims *hd_scorer_dims(const hd_scorer *s)
     return &s->loaded.dims;
 }
 
+hd_status hd_scorer_run_packed(hd_scorer *s, const int32_t *tokens, const int64_t *lengths, int64_t n_sequence,
+                               hd_scorer_rows take, void *context, hd_err *err)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < n_sequence; i++) {
+        if (lengths[i] < 1 || lengths[i] > s->max_tokens - n) {
+            return HD_FAIL(err, HD_E_INVALID, "sequence %lld has %lld tokens, want 1 to %lld", (long long)i,
+                           (long long)lengths[i], (long long)(s->max_tokens - n));
+        }
+        for (int64_t t = 0; t < lengths[i]; t++, n++) { s->positions[n] = (int32_t)t, s->segments[n] = (int32_t)i + 1; }
+    }
+    return n == 0 ? HD_OK : forward(s, tokens, n, take, context, err);
+}
+
 hd_status hd_scorer_run(hd_scorer *s, const int32_t *tokens, int64_t n, hd_scorer_rows take, void *context, hd_err *err)
 {
-    if (n < 1 || n > s->max_tokens) {
-        return HD_FAIL(err, HD_E_INVALID, "a sequence of %lld tokens, want 1 to %lld", (long long)n,
-                       (long long)s->max_tokens);
-    }
-    return forward(s, tokens, n, take, context, err);
+    return hd_scorer_run_packed(s, tokens, &n, 1, take, context, err);
 }

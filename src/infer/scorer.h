@@ -21,6 +21,12 @@ void hd_scorer_close(hd_scorer *scorer); /* accepts NULL */
 
 const hd_dims *hd_scorer_dims(const hd_scorer *scorer);
 
+/* One forward pass over several sequences, each at positions 0, 1, ... and in a segment of its own, so that weights which stay in
+ * their files are read once for all.  tokens: one sequence after the other; `first` of the rows counts over all of them.
+ * Errors as below. */
+hd_status hd_scorer_run_packed(hd_scorer *scorer, const int32_t *tokens, const int64_t *lengths, int64_t n_sequence,
+                               hd_scorer_rows take, void *context, hd_err *err) HD_CHECK_RESULT;
+
 /* One forward pass over n tokens at positions 0 .. n - 1, one segment.  HD_E_INVALID for a token outside the vocabulary or a
  * sequence that is empty or too long.  An error of `take` ends the run and comes back. */
 hd_status hd_scorer_run(hd_scorer *scorer, const int32_t *tokens, int64_t n, hd_scorer_rows take, void *context,

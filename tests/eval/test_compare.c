@@ -129,23 +129,23 @@ static void experts(void **state)
     hd_routing_log log = {.max_tokens = 3, .top_k = 2, .n_layer = 2, .ids = ours};
     hd_golden_experts golden = {.n_layer = 1, .n_token = 3, .top_k = 2, .layers = layers, .ids = theirs, .gaps = gaps};
     hd_routing_flips f;
-    assert_ok(hd_routing_compare(&log, &golden, 3, &f, &err));
+    assert_ok(hd_routing_compare(&log, 0, &golden, 3, &f, &err));
     assert_int_equal(f.n_choice, 3);
     assert_int_equal(f.n_flip, 1);
     assert_int_equal(f.n_wide, 0);
     assert_true(f.largest_gap == (double)3e-6f);
     gaps[1] = 2e-5f;
-    assert_ok(hd_routing_compare(&log, &golden, 3, &f, &err));
+    assert_ok(hd_routing_compare(&log, 0, &golden, 3, &f, &err));
     assert_int_equal(f.n_wide, 1);
-    assert_ok(hd_routing_compare(&log, &golden, 1, &f, &err)); /* the leading token only */
+    assert_ok(hd_routing_compare(&log, 0, &golden, 1, &f, &err)); /* the leading token only */
     assert_int_equal(f.n_choice, 1);
     assert_int_equal(f.n_flip, 0);
     golden.top_k = 3;
-    assert_fails(hd_routing_compare(&log, &golden, 3, &f, &err), HD_E_CORRUPT, "3 experts per token, the model 2");
+    assert_fails(hd_routing_compare(&log, 0, &golden, 3, &f, &err), HD_E_CORRUPT, "3 experts per token, the model 2");
     golden.top_k = 2, layers[0] = 2;
-    assert_fails(hd_routing_compare(&log, &golden, 3, &f, &err), HD_E_CORRUPT, "layer 2, the model has 2 layers");
+    assert_fails(hd_routing_compare(&log, 0, &golden, 3, &f, &err), HD_E_CORRUPT, "layer 2, the model has 2 layers");
     golden.n_layer = 0;
-    assert_ok(hd_routing_compare(&log, &golden, 3, &f, &err));
+    assert_ok(hd_routing_compare(&log, 0, &golden, 3, &f, &err));
     assert_int_equal(f.n_choice, 0);
 }
 
