@@ -89,7 +89,7 @@ static hd_status latent_norm(hd_pass *p, const hd_tensor *x, const hd_weight *w,
     return hd_pass_norm(p, x, w, p->dims->latent_norm_eps, norm, rstd);
 }
 
-static hd_status forward_query(hd_pass *p, const hd_layer *layer, hd_attention *a)
+hd_status hd_attention_query(hd_pass *p, const hd_layer *layer, hd_attention *a)
 {
     hd_status st;
     const hd_dims *d = p->dims;
@@ -115,7 +115,7 @@ out:
     return st;
 }
 
-static hd_status forward_key_value(hd_pass *p, const hd_layer *layer, hd_attention *a)
+hd_status hd_attention_latent(hd_pass *p, const hd_layer *layer, hd_attention *a)
 {
     hd_status st;
     const hd_dims *d = p->dims;
@@ -130,7 +130,17 @@ static hd_status forward_key_value(hd_pass *p, const hd_layer *layer, hd_attenti
     }
     hd_tensor latent = latent_of(d, &a->kv_a);
     HD_TRY(latent_norm(p, &latent, layer->kv_a_norm, &a->norm_kv, &a->rstd_kv));
-    HD_TRY(hd_pass_take(p, acts, &acts->kv, p->options->dtype, p->n_row, kv_width(d), &a->kv, &missing));
+out:
+    return st;
+}
+
+static hd_status forward_key_value(hd_pass *p, const hd_layer *layer, hd_attention *a)
+{
+    hd_status st;
+    const hd_layer_acts *acts = &layer->acts;
+    bool missing;
+    HD_TRY(hd_attention_latent(p, layer, a));
+    HD_TRY(hd_pass_take(p, acts, &acts->kv, p->options->dtype, p->n_row, kv_width(p->dims), &a->kv, &missing));
     if (missing) { HD_TRY(hd_linear_fwd(p->ex, &a->norm_kv, layer->kv_b_proj, HD_SET, &a->kv, p->err)); }
 out:
     return st;
@@ -174,7 +184,7 @@ hd_status hd_attention_forward(hd_pass *p, const hd_layer *layer, const hd_tenso
     hd_status st;
     *a = (hd_attention){0};
     HD_TRY(hd_pass_norm(p, x, layer->input_norm, p->dims->rms_norm_eps, &a->norm_x, &a->rstd_x));
-    HD_TRY(forward_query(p, layer, a));
+    HD_TRY(hd_attention_query(p, layer, a));
     HD_TRY(forward_key_value(p, layer, a));
     HD_TRY(forward_core(p, layer, a));
     HD_TRY(observe(p, layer->index, a));

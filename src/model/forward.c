@@ -23,8 +23,7 @@ hd_status hd_loss_main(hd_pass *p, const hd_tensor *h, hd_tensor *dh)
     return st;
 }
 
-/* x (N, D): the output of the last layer, before the final norm. */
-static hd_status trunk(hd_pass *p, hd_tensor *x)
+hd_status hd_trunk(hd_pass *p, hd_tensor *x)
 {
     hd_status st;
     HD_TRY(hd_pass_rows(p, p->dims->hidden_size, x));
@@ -61,7 +60,7 @@ hd_status hd_model_eval_leaf(hd_model *model, hd_exec *ex, hd_arena *step, const
     hd_tensor x;
     size_t mark = hd_arena_mark(step);
     HD_TRY(hd_pass_open(model, ex, step, leaf, metrics, &p, err));
-    HD_TRY(trunk(&p, &x));
+    HD_TRY(hd_trunk(&p, &x));
     HD_TRY(hd_loss_main(&p, &x, NULL));
     HD_TRY(add_metrics(&p));
 out:
@@ -73,7 +72,7 @@ hd_status hd_model_hidden(hd_model *model, hd_exec *ex, hd_arena *step, const hd
 {
     hd_pass p;
     hd_status st = hd_pass_open(model, ex, step, leaf, NULL, &p, err);
-    return st == HD_OK ? trunk(&p, hidden) : st;
+    return st == HD_OK ? hd_trunk(&p, hidden) : st;
 }
 
 /* logits (n, V) = RMSNorm(rows of hidden) W^T */

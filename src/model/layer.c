@@ -35,7 +35,11 @@ static hd_status forward_attention(hd_pass *p, hd_layer *layer, const hd_tensor 
     hd_attention attention;
     size_t mark = hd_arena_mark(p->step);
     HD_TRY(hd_weights_acquire(layer, HD_UNIT_ATTENTION, p->err));
-    HD_TRY(hd_attention_forward(p, layer, x, &attention));
+    if (p->extensions != NULL) {
+        HD_TRY(hd_attention_cached(p, layer, x, &attention.o));
+    } else {
+        HD_TRY(hd_attention_forward(p, layer, x, &attention));
+    }
     if (y != x) { HD_TRY(hd_copy(p->ex, x, y, p->err)); }
     HD_TRY(hd_attention_output(p, layer, &attention, y));
     HD_TRY(hd_pass_observe(p, "mid", layer->index, y));

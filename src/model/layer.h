@@ -71,6 +71,9 @@ typedef struct hd_pass {
     int64_t n_row;      /* N */
     hd_tensor *metrics; /* NULL when nothing is counted */
     hd_tensor sums;     /* (HD_SUM_COUNT) f64 */
+    const struct hd_extension *extensions; /* of a pass against latent caches (cache.h); NULL: the leaf stands alone */
+    int64_t n_extension;
+    hd_tensor key_counts;                  /* (N) i32: keys that each row of such a pass sees */
     hd_err *err;
 } hd_pass;
 
@@ -123,6 +126,13 @@ typedef struct hd_attention {
 hd_status hd_attention_keep(hd_pass *p, hd_layer_acts *acts) HD_CHECK_RESULT;
 hd_status hd_attention_forward(hd_pass *p, const hd_layer *layer, const hd_tensor *x, hd_attention *a) HD_CHECK_RESULT;
 hd_status hd_attention_output(hd_pass *p, const hd_layer *layer, const hd_attention *a, hd_tensor *y) HD_CHECK_RESULT; /* y += o Wo^T */
+
+/* Pieces of the forward pass: q from norm_x; kv_a and norm_kv from norm_x. */
+hd_status hd_attention_query(hd_pass *p, const hd_layer *layer, hd_attention *a) HD_CHECK_RESULT;
+hd_status hd_attention_latent(hd_pass *p, const hd_layer *layer, hd_attention *a) HD_CHECK_RESULT;
+
+/* cache.c: o (N, H v) of rows that extend caches; the caches' rows are written, their lengths are not changed. */
+hd_status hd_attention_cached(hd_pass *p, const hd_layer *layer, const hd_tensor *x, hd_tensor *o) HD_CHECK_RESULT;
 hd_status hd_attention_backward(hd_pass *p, const hd_layer *layer, const hd_tensor *x, const hd_attention *a, hd_tensor *dy)
     HD_CHECK_RESULT; /* dy: gradient after attention, becomes the gradient at x */
 
@@ -198,6 +208,7 @@ hd_status hd_loss_run(hd_pass *p, const hd_loss *loss, const hd_tensor *h, hd_te
 
 /* ---- forward.c ------------------------------------------------------------------------------------------------------------ */
 hd_status hd_embed(hd_pass *p, hd_tensor *x) HD_CHECK_RESULT; /* x (N, D) = Emb[inputs] */
+hd_status hd_trunk(hd_pass *p, hd_tensor *x) HD_CHECK_RESULT; /* x (N, D): the output of the last layer, before the final norm */
 hd_status hd_loss_main(hd_pass *p, const hd_tensor *h, hd_tensor *dh) HD_CHECK_RESULT;
 
 /* ---- mtp.c --------------------------------------------------------------------------------------------------------------- */

@@ -1,0 +1,35 @@
+/* The latent cache of a sequence, and forward passes that extend it: decoding and prefill.
+ *
+ * Per layer and position the cache holds [RMSNorm(latent) (c) ; rope key after RoPE (r)], act: what MLA needs of the past, 576 values
+ * instead of H (n + r + v).  A pass over new tokens uses the absorbed form: with Wkvb = per head [Wk ; Wv],
+ *   q' = [q_nope Wk ; q_rope] (c + r),  s = scale q' . cache rows,  o = softmax(s) latents (c),  output per head = o Wv^T (v),
+ * so that the heads of a token form one matrix product against the cache.  Scores equal the expanded form's up to rounding.
+ * Source: DeepSeek-V2 (arXiv 2405.04434) 2.1.2 and appendix C. */
+#ifndef HD_MODEL_CACHE_H
+#define HD_MODEL_CACHE_H
+
+#include "model/model.h"
+
+typedef struct hd_cache {
+    hd_tensor rows;           /* (n_layer, capacity, c + r) act */
+    int64_t capacity, length; /* positions there are, positions filled */
+} hd_cache;
+
+/* Takes the memory of `capacity` positions from an arena. */
+hd_status hd_cache_new(const hd_model *model, hd_arena *arena, int64_t capacity, hd_cache *cache, hd_err *err) HD_CHECK_RESULT;
+
+/* New tokens of one sequence, at positions cache->length and on.  MTP modules are not run. */
+typedef struct hd_extension {
+    hd_cache *cache;
+    const int32_t *tokens;
+    int64_t n;
+} hd_extension;
+
+/* One pass over the new tokens of several sequences, each with its own cache: the caches grow, and hidden (N, D), N tokens in the order
+ * of the list, is the residual stream behind the last layer, from `step`.  What a sequence gets does not depend on the others, bit for
+ * bit, but for expert strategies with a capacity.  HD_E_INVALID when a cache is too short or a token outside the vocabulary; caches are
+ * as before after any failure. */
+hd_status hd_model_extend(hd_model *model, hd_exec *ex, hd_arena *step, const hd_extension *list, int64_t n, hd_tensor *hidden,
+                          hd_err *err) HD_CHECK_RESULT;
+
+#endif
