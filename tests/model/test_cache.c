@@ -113,8 +113,9 @@ static void chunks_say_what_training_says(void **state)
         hd_dims dims;
         hd_dtype dtype;
         double limit;
-    } models[] = { /* in bf16 other values are rounded, by 2^-9 each */
-        {{"V3", tiny_dims(), HD_DTYPE_F32, 1e-5}, {"V2", v2_dims(), HD_DTYPE_F32, 1e-5}, {"dense bf16", dense_dims(), HD_DTYPE_BF16, 0.05}};
+    } models[] = {{"V3", tiny_dims(), HD_DTYPE_F32, 1e-5},
+                  {"V2", v2_dims(), HD_DTYPE_F32, 1e-5},
+                  {"dense bf16", dense_dims(), HD_DTYPE_BF16, 0.05}}; /* other values are rounded, by 2^-9 each */
     for (size_t m = 0; m < sizeof models / sizeof models[0]; m++) {
         hd_model_options o = f32_options();
         o.dtype = models[m].dtype;
