@@ -113,16 +113,18 @@ static int take_paths(hd_cli_call *call, const char **paths, int most)
     return n;
 }
 
-static hd_status run_convert(const hd_cli_call *given, hd_err *err)
+/* A command on one or two folders, with keys. */
+typedef hd_status (*with_paths)(const hd_config *config, const char *const *paths, const hd_run_hooks *hooks, hd_err *err);
+
+static hd_status run_on_paths(const hd_cli_call *given, int least, int most, const char *want, with_paths body, hd_err *err)
 {
     hd_status st = HD_OK;
     hd_cli_call call = *given;
     hd_config *config = NULL;
-    const char *paths[2];
+    const char *paths[2] = {NULL, NULL};
     int n = take_paths(&call, paths, 2);
-    if (n != 2 && !call.print_config) {
-        return HD_FAIL(err, HD_E_CONFIG, "convert takes the folder to read and the folder to write (got %d): "
-                       "hadal convert DeepSeek-V3 DeepSeek-V3-BF16 save_dtype=bfloat16", n);
+    if ((n < least || n > most) && !call.print_config) {
+        return HD_FAIL(err, HD_E_CONFIG, "%s takes %s (got %d words)", call.command->name, want, n);
     }
     HD_TRY(load(&call, &config, err));
     if (call.print_config) {
@@ -131,10 +133,51 @@ static hd_status run_convert(const hd_cli_call *given, hd_err *err)
     }
     hd_cli_catch_signals();
     hd_run_hooks hooks = {.stop_signal = hd_cli_stop_signal(), .progress = hd_cli_terminal_progress()};
-    HD_TRY(hd_cmd_convert(config, paths[0], paths[1], &hooks, err));
+    HD_TRY(body(config, paths, &hooks, err));
 out:
     hd_config_free(config);
     return st;
+}
+
+static hd_status convert(const hd_config *config, const char *const *paths, const hd_run_hooks *hooks, hd_err *err)
+{
+    return hd_cmd_convert(config, paths[0], paths[1], hooks, err);
+}
+
+static hd_status run_convert(const hd_cli_call *call, hd_err *err)
+{
+    return run_on_paths(call, 2, 2, "the folder to read and the folder to write: hadal convert DeepSeek-V3 V3-BF16 save_dtype=bfloat16", convert,
+                        err);
+}
+
+static hd_status verify(const hd_config *config, const char *const *paths, const hd_run_hooks *hooks, hd_err *err)
+{
+    return hd_cmd_verify(config, paths[0], paths[1], hooks, err);
+}
+
+static hd_status run_verify(const hd_cli_call *call, hd_err *err)
+{
+    return run_on_paths(call, 1, 2, "a folder and, to compare with, a file of digests: hadal verify DeepSeek-V3 v3.digests", verify, err);
+}
+
+static hd_status run_inspect(const hd_cli_call *call, hd_err *err)
+{
+    if (call->argc < 1 || call->argc > 2) {
+        return HD_FAIL(err, HD_E_CONFIG, "inspect takes a folder and, to list single tensors, a pattern (got %d words): "
+                       "hadal inspect DeepSeek-V3 'layers[.]3[.]self_attn'", call->argc);
+    }
+    return hd_cmd_inspect(call->argv[0], call->argc == 2 ? call->argv[1] : NULL, err);
+}
+
+static hd_status run_diff(const hd_cli_call *call, hd_err *err)
+{
+    if (call->argc != 2) {
+        return HD_FAIL(err, HD_E_CONFIG, "diff takes two folders (got %d words): hadal diff runs/a/checkpoints/100 runs/b/checkpoints/100",
+                       call->argc);
+    }
+    hd_cli_catch_signals();
+    hd_run_hooks hooks = {.stop_signal = hd_cli_stop_signal(), .progress = hd_cli_terminal_progress()};
+    return hd_cmd_diff(call->argv[0], call->argv[1], &hooks, err);
 }
 
 /* One file, or the standard input where neither a file nor text= is given. */
@@ -161,6 +204,34 @@ static hd_status run_tokenize(const hd_cli_call *given, hd_err *err)
     HD_TRY(hd_cmd_tokenize(config, &input, hd_cli_write, NULL, err));
 out:
     free(text);
+    hd_config_free(config);
+    return st;
+}
+
+/* The word "train" and then files, among keys. */
+static hd_status run_tokenizer(const hd_cli_call *given, hd_err *err)
+{
+    hd_status st = HD_OK;
+    hd_cli_call call = *given;
+    hd_config *config = NULL;
+    const char **words = calloc((size_t)call.argc + 1, sizeof *words);
+    if (words == NULL) { return HD_FAIL(err, HD_E_NOMEM, "out of memory: the words of the command"); }
+    int n = take_paths(&call, words, call.argc);
+    bool trains = n > 0 && strcmp(words[0], "train") == 0;
+    if (!call.print_config && (!trains || n < 2)) {
+        st = HD_FAIL(err, HD_E_CONFIG, "tokenizer takes the word train and files of text: hadal tokenizer train book.txt vocab_size=8192 tokenizer_path=OUT");
+        goto out;
+    }
+    HD_TRY(load(&call, &config, err));
+    if (call.print_config) {
+        HD_TRY(hd_config_print(config, call.only_set ? HD_CONFIG_SET : HD_CONFIG_ORIGINS, hd_cli_print_line, NULL, err));
+        goto out;
+    }
+    hd_cli_catch_signals();
+    hd_run_hooks hooks = {.stop_signal = hd_cli_stop_signal(), .progress = hd_cli_terminal_progress()};
+    HD_TRY(hd_cmd_tokenizer_train(config, words + 1, n - 1, &hooks, err));
+out:
+    free(words);
     hd_config_free(config);
     return st;
 }
@@ -265,9 +336,23 @@ const hd_cli_command hd_cli_commands[] = {
          "    max_target_length=4 dtype=float32 matmul_precision=high --max_kl_div=2e-4 --golden_logits_path=golden.jsonl\n"
          "hadal check load_parameters_path=DeepSeek-V2-Lite dtype=float32 max_target_length=512 --bisect=dumps"},
     {.name = "eval", .arguments = "...", .summary = "score a benchmark"},
-    {.name = "inspect", .arguments = "...", .summary = "list the tensors of a checkpoint"},
-    {.name = "diff", .arguments = "...", .summary = "compare two checkpoints"},
-    {.name = "verify", .arguments = "...", .summary = "certify a checkpoint"},
+    {.name = "inspect", .arguments = "FOLDER [PATTERN]", .run = run_inspect, .summary = "list the tensors of a folder",
+     .text = "Names, shapes, dtypes, sizes, parameters in all and per token, and whether the model is whole; values are not read.\n"
+             "FOLDER is a HuggingFace folder, a name in the hub's cache, a checkpoint or a run.  With PATTERN, an extended regular\n"
+             "expression, every matching tensor and its file.",
+     .examples = "hadal inspect DeepSeek-V2-Lite\n"
+                 "hadal inspect DeepSeek-V3 'layers[.]61[.]'"},
+    {.name = "diff", .arguments = "A B", .run = run_diff, .summary = "compare two folders value by value",
+     .text = "Each tensor that differs: how many values, the largest absolute and relative difference, the first place.  FP8 and\n"
+             "fused experts are compared as the values they stand for.  Exit status 3 when something differs.",
+     .examples = "hadal diff DeepSeek-V3 DeepSeek-V3-BF16"},
+    {.name = "verify", .arguments = "FOLDER [DIGESTS] [key=value ...]", .takes_keys = true, .run = run_verify,
+     .summary = "certify a folder by digests of its values",
+     .text = "Prints one SHA-256 over names, shapes and value bits, the same however the model is spread over files.  With a file\n"
+             "of digests, names every tensor and block that differs (exit status 3).",
+     .examples = "# certify a download: the digests once, the comparison anywhere\n"
+                 "hadal verify DeepSeek-V3 digests_out=v3.digests\n"
+                 "hadal verify /other/disk/DeepSeek-V3 v3.digests"},
     {.name = "tokenize", .arguments = "[FILE] key=value ...", .takes_keys = true, .run = run_tokenize, .summary = "text to token ids and back",
      .text = "Reads text=, FILE or the standard input and prints the ids, those of one document per line.  tokenizer_path is a folder\n"
              "with a tokenizer.json, or the file itself.  The tokenizer's own rule puts bos and eos around a text unless\n"
@@ -276,7 +361,13 @@ const hd_cli_command hd_cli_commands[] = {
                  "hadal tokenize tokenizer_path=DeepSeek-V3 book.txt show=count\n"
                  "hadal tokenize tokenizer_path=DeepSeek-V3 documents=jsonl texts.jsonl > ids.txt\n"
                  "hadal tokenize tokenizer_path=DeepSeek-V3 documents=lines show=text ids.txt"},
-    {.name = "tokenizer", .arguments = "...", .summary = "train a tokenizer"},
+    {.name = "tokenizer", .arguments = "train FILE... vocab_size=N tokenizer_path=FOLDER", .takes_keys = true, .run = run_tokenizer,
+     .summary = "train a tokenizer on text",
+     .text = "Counts the words of files and folders (plain text or JSON lines, also .gz and .zst), as DeepSeek-V3's tokenizer cuts them,\n"
+             "and merges the most frequent pairs until there are vocab_size tokens.  The folder gets a tokenizer.json, which\n"
+             "HuggingFace tokenizers reads too, and a tokenizer_config.json.  The result is the same on any number of threads.",
+     .examples = "hadal tokenizer train book.txt vocab_size=8192 tokenizer_path=runs/tokenizer\n"
+                 "hadal tokenizer train texts/ more.jsonl.zst text_column=content vocab_size=32000 tokenizer_path=runs/tokenizer"},
     {.name = "bench", .arguments = "...", .summary = "measure operations against their bounds"},
     {.name = NULL},
 };

@@ -19,7 +19,10 @@ enum {
     FOR_DECODES = HD_FOR_DECODE | HD_FOR_EVAL,
     FOR_CONVERTS = HD_FOR_CONVERT,
     FOR_TOKENIZES = HD_FOR_TOKENIZE,
-    FOR_READS_LINES = HD_FOR_TRAIN | HD_FOR_SFT | HD_FOR_TOKENIZE,
+    FOR_NAMES_TOKENIZER = FOR_USES_TEXT | HD_FOR_TOKENIZER,
+    FOR_HAS_VOCAB = FOR_RUNS_MODEL | HD_FOR_TOKENIZER,
+    FOR_READS_LINES = HD_FOR_TRAIN | HD_FOR_SFT | HD_FOR_TOKENIZE | HD_FOR_TOKENIZER,
+    FOR_CUTS_TEXT = FOR_READS_DATA | HD_FOR_TOKENIZER,
     FOR_CHECKS = HD_FOR_CHECK,
     FOR_VERIFIES = HD_FOR_VERIFY,
     FOR_MEASURES = HD_FOR_TRAIN | HD_FOR_SFT | HD_FOR_PLAN | HD_FOR_CHECK
@@ -93,7 +96,7 @@ static const struct {
     {"train", HD_FOR_TRAIN},     {"sft", HD_FOR_SFT},         {"plan", HD_FOR_PLAN},
     {"decode", HD_FOR_DECODE},   {"check", HD_FOR_CHECK},     {"eval", HD_FOR_EVAL},
     {"convert", HD_FOR_CONVERT}, {"tokenize", HD_FOR_TOKENIZE}, {"bench", HD_FOR_BENCH},
-    {"verify", HD_FOR_VERIFY},
+    {"verify", HD_FOR_VERIFY},   {"tokenizer", HD_FOR_TOKENIZER},
 };
 
 const hd_key_row *hd_key_row_of(hd_config_key key)

@@ -58,6 +58,7 @@ enum {
     HD_FOR_TOKENIZE = 128,
     HD_FOR_BENCH = 256,
     HD_FOR_VERIFY = 512,
+    HD_FOR_TOKENIZER = 1024, /* tokenizer train */
     HD_FOR_ALL = 0xFFFF
 };
 

@@ -14,7 +14,7 @@ run frobnicate;              wants 2 "unknown command 'frobnicate'" "hadal help"
 run base.yml steps=3;        wants 2 "the first word is the command" "hadal train base.yml"
 run steps=3;                 wants 2 "hadal train steps=3"
 
-for command in sft eval inspect diff verify tokenizer bench; do
+for command in sft eval bench; do
     run $command;            wants 2 "'$command'" "not supported by this version"
 done
 
