@@ -18,8 +18,9 @@ typedef struct hd_merge {
 } hd_merge;
 
 typedef struct hd_bpe {
-    hd_merge *slot; /* open addressing by (left, right) */
-    size_t n_slot;  /* a power of two */
+    hd_merge *slot;   /* open addressing by (left, right) */
+    size_t n_slot;    /* a power of two */
+    uint64_t *filter; /* 8 bits for each slot, few of them set: most pairs have no merge, and this fits a core's own cache */
     uint32_t n_merge;
     uint64_t seed;
     int32_t byte_id[256]; /* the symbol of a byte; -1: the vocabulary has none and the byte is dropped, as the reference does */
@@ -46,18 +47,34 @@ hd_status hd_bpe_encode(const hd_bpe *bpe, hd_bpe_work *work, const char *piece,
 /* The same for a piece of any length, in time n log n (bpe_long.c); hd_bpe_encode calls it for long ones. */
 hd_status hd_bpe_encode_long(const hd_bpe *bpe, hd_bpe_work *work, const char *piece, size_t n, hd_ids *ids, hd_err *err) HD_CHECK_RESULT;
 
-static inline size_t hd_bpe_slot_of(const hd_bpe *bpe, uint32_t left, uint32_t right)
+static inline uint64_t hd_bpe_hash(const hd_bpe *bpe, uint32_t left, uint32_t right)
 {
-    uint64_t h = ((uint64_t)left << 32 | right) * UINT64_C(0x9E3779B97F4A7C15) ^ bpe->seed;
-    return (size_t)((h * UINT64_C(0xD6E8FEB86659FD93)) >> 20) & (bpe->n_slot - 1);
+    uint64_t h = (((uint64_t)left << 32 | right) ^ bpe->seed) * UINT64_C(0x9E3779B97F4A7C15);
+    return (h ^ h >> 32) * UINT64_C(0xD6E8FEB86659FD93);
 }
 
-/* The merge of a pair, or a slot with HD_NO_RANK. */
-static inline const hd_merge *hd_bpe_find(const hd_bpe *bpe, uint32_t left, uint32_t right)
+/* The slot of a pair, or the free one where it would go. */
+static inline size_t hd_bpe_slot_of(const hd_bpe *bpe, uint64_t hash, uint32_t left, uint32_t right)
 {
-    size_t s = hd_bpe_slot_of(bpe, left, right);
+    size_t s = (size_t)(hash >> 20) & (bpe->n_slot - 1);
     while (bpe->slot[s].rank != HD_NO_RANK && (bpe->slot[s].left != left || bpe->slot[s].right != right)) { s = (s + 1) & (bpe->n_slot - 1); }
-    return &bpe->slot[s];
+    return s;
+}
+
+/* The bit of the filter: its word and its place in that. */
+static inline uint64_t *hd_bpe_filter_word(const hd_bpe *bpe, uint64_t hash)
+{
+    return &bpe->filter[(hash >> 26) & (bpe->n_slot / 8 - 1)];
+}
+
+/* The merge of a pair as rank << 32 | id; HD_NO_MERGE where there is none. */
+#define HD_NO_MERGE UINT64_MAX
+static inline uint64_t hd_bpe_find(const hd_bpe *bpe, uint32_t left, uint32_t right)
+{
+    uint64_t hash = hd_bpe_hash(bpe, left, right);
+    if ((*hd_bpe_filter_word(bpe, hash) >> (hash & 63) & 1) == 0) { return HD_NO_MERGE; }
+    const hd_merge *merge = &bpe->slot[hd_bpe_slot_of(bpe, hash, left, right)];
+    return (uint64_t)merge->rank << 32 | merge->id;
 }
 
 #endif

@@ -64,7 +64,7 @@ static void heap_pop(list *l)
 static uint32_t rank_of(const list *l, uint32_t at)
 {
     uint32_t after = l->node[at].after;
-    return after == NONE ? HD_NO_RANK : hd_bpe_find(l->bpe, l->node[at].id, l->node[after].id)->rank;
+    return after == NONE ? HD_NO_RANK : (uint32_t)(hd_bpe_find(l->bpe, l->node[at].id, l->node[after].id) >> 32);
 }
 
 static void put(list *l, uint32_t at)
@@ -188,7 +188,7 @@ static void run(list *l)
         if (!b->sorted) { sort_bucket(l, b); }
         uint32_t at = b->first, after = l->node[at].after;
         take(l, at);
-        merge_at(l, at, hd_bpe_find(l->bpe, l->node[at].id, l->node[after].id)->id);
+        merge_at(l, at, (uint32_t)hd_bpe_find(l->bpe, l->node[at].id, l->node[after].id));
     }
 }
 

@@ -14,6 +14,7 @@ typedef struct loader {
     hd_json_str vocab, merges, added, post_processor; /* raw texts; text NULL: absent */
     bool has_model, has_byte_level, decodes_bytes;
     bool fuse_unk, byte_fallback;
+    int32_t last_merged; /* the token of the merge before */
     hd_json_str unk; /* raw */
 } loader;
 
@@ -303,15 +304,38 @@ out:
 
 /* ---- merges ----------------------------------------------------------------------------------------------------------------------- */
 
+/* The token that a merge makes.  Most vocabularies number them in order, so that the id behind the last one is tried first: reading on in a table
+ * is cheaper than a look into a hash table that no cache holds. */
+static int32_t find_merged(loader *l, const char *bytes, size_t n)
+{
+    const hd_vocab *vocab = &l->t->vocab;
+    size_t next = (size_t)l->last_merged + 1;
+    bool is_next = next < vocab->n_token && vocab->token[next].flags == HD_TOKEN_PRESENT && vocab->token[next].n == n &&
+                   memcmp(vocab->pool.data + vocab->token[next].offset, bytes, n) == 0;
+    int32_t id = is_next ? (int32_t)next : hd_vocab_find_bytes(vocab, bytes, n, false);
+    if (id >= 0) { l->last_merged = id; }
+    return id;
+}
+
 static hd_status add_merge(loader *l, const hd_json *json, hd_json_str left, hd_json_str right, hd_err *err)
 {
-    char text[MAX_MERGE_BYTES];
+    char bytes[MAX_MERGE_BYTES];
     const hd_vocab *vocab = &l->t->vocab;
-    if (left.n + right.n > sizeof text) { return hd_json_fail(json, err, "a merge of %zu bytes, want at most %zu", left.n + right.n, sizeof text); }
-    memcpy(text, left.text, left.n);
-    memcpy(text + left.n, right.text, right.n);
-    int32_t a = hd_vocab_find_text(vocab, text, left.n), b = hd_vocab_find_text(vocab, text + left.n, right.n);
-    int32_t ab = hd_vocab_find_text(vocab, text, left.n + right.n);
+    int32_t a = -1, b = -1, ab = -1;
+    if (left.n + right.n > sizeof bytes) { return hd_json_fail(json, err, "a merge of %zu bytes, want at most %zu", left.n + right.n, sizeof bytes); }
+    size_t n_left = hd_vocab_decode_symbols(left.text, left.n, bytes), n_right = SIZE_MAX;
+    if (n_left != SIZE_MAX) { n_right = hd_vocab_decode_symbols(right.text, right.n, bytes + n_left); }
+    if (n_right != SIZE_MAX) {
+        a = hd_vocab_find_bytes(vocab, bytes, n_left, false);
+        b = hd_vocab_find_bytes(vocab, bytes + n_left, n_right, false);
+        ab = find_merged(l, bytes, n_left + n_right);
+    } else { /* not of the byte alphabet: no text comes to it, but it must exist */
+        memcpy(bytes, left.text, left.n);
+        memcpy(bytes + left.n, right.text, right.n);
+        a = hd_vocab_find_text(vocab, left.text, left.n);
+        b = hd_vocab_find_text(vocab, right.text, right.n);
+        ab = hd_vocab_find_text(vocab, bytes, left.n + right.n);
+    }
     if (a < 0 || b < 0 || ab < 0) {
         return hd_json_fail(json, err, "the merge \"%.*s %.*s\" needs a token that the vocabulary lacks", left.n < 60 ? (int)left.n : 60, left.text,
                             right.n < 60 ? (int)right.n : 60, right.text);
@@ -631,7 +655,6 @@ static hd_status finish(loader *l, hd_err *err)
     if (l->merges.text != NULL) { HD_TRY(read_merges(l, err)); }
     HD_TRY(set_byte_ids(l, err));
     if (l->added.text != NULL) { HD_TRY(read_added(l, err)); }
-    HD_TRY(hd_vocab_index(&l->t->vocab, err));
     if (l->post_processor.text != NULL) {
         open_kept(l, &json, l->post_processor);
         st = read_post_processor(l, &json, 0, err);

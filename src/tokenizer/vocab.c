@@ -124,16 +124,6 @@ hd_status hd_vocab_add(hd_vocab *vocab, const char *text, size_t n, int64_t id, 
     return HD_OK;
 }
 
-hd_status hd_vocab_add_raw(hd_vocab *vocab, const char *text, size_t n, int64_t id, hd_err *err)
-{
-    char *room;
-    hd_status st = take_id(vocab, text, n, id, &room, err);
-    if (st != HD_OK) { return st; }
-    memcpy(room, text, n);
-    set_token(vocab, id, n, HD_TOKEN_RAW);
-    return HD_OK;
-}
-
 /* ---- finding ---------------------------------------------------------------------------------------------------------------------- */
 
 static const char *bytes_of(const hd_vocab *vocab, size_t id)
@@ -141,15 +131,32 @@ static const char *bytes_of(const hd_vocab *vocab, size_t id)
     return vocab->pool.data + vocab->token[id].offset;
 }
 
-/* The slot that holds these bytes, or the free one where they would go. */
-static size_t find_slot(const hd_vocab *vocab, const char *bytes, size_t n, bool raw)
+static size_t id_in(uint64_t slot)
 {
-    size_t mask = vocab->n_slot - 1, s = (size_t)hash_bytes(vocab->seed, bytes, n, raw) & mask;
+    return (size_t)(uint32_t)slot - 1;
+}
+
+/* The slot that holds these bytes, or the free one where they would go. */
+static size_t find_slot(const hd_vocab *vocab, const char *bytes, size_t n, bool raw, uint64_t hash)
+{
+    size_t mask = vocab->n_slot - 1, s = (size_t)hash & mask;
     for (; vocab->slot[s] != 0; s = (s + 1) & mask) {
-        size_t id = vocab->slot[s] - 1;
+        if ((vocab->slot[s] ^ hash) >> 32 != 0) { continue; } /* saves a look at the token */
+        size_t id = id_in(vocab->slot[s]);
         const hd_token *token = &vocab->token[id];
         if (token->n == n && ((token->flags & HD_TOKEN_RAW) != 0) == raw && memcmp(bytes_of(vocab, id), bytes, n) == 0) { break; }
     }
+    return s;
+}
+
+/* Puts a token into the table unless its bytes are there; the slot that holds them. */
+static size_t insert(hd_vocab *vocab, size_t id)
+{
+    const hd_token *token = &vocab->token[id];
+    bool raw = (token->flags & HD_TOKEN_RAW) != 0;
+    uint64_t hash = hash_bytes(vocab->seed, bytes_of(vocab, id), token->n, raw);
+    size_t s = find_slot(vocab, bytes_of(vocab, id), token->n, raw, hash);
+    if (vocab->slot[s] == 0) { vocab->slot[s] = (hash >> 32 << 32) | (uint32_t)(id + 1); }
     return s;
 }
 
@@ -165,21 +172,34 @@ hd_status hd_vocab_index(hd_vocab *vocab, hd_err *err)
     for (size_t id = 0; id < vocab->n_token; id++) {
         const hd_token *token = &vocab->token[id];
         if (token->flags == 0) { continue; }
-        size_t s = find_slot(vocab, bytes_of(vocab, id), token->n, (token->flags & HD_TOKEN_RAW) != 0);
-        if (vocab->slot[s] != 0) {
-            st = HD_FAIL(err, HD_E_CORRUPT, "token \"%.*s\" has two ids, %u and %zu", token->n < 60 ? (int)token->n : 60, bytes_of(vocab, id),
-                         vocab->slot[s] - 1, id);
+        size_t s = insert(vocab, id);
+        if (id_in(vocab->slot[s]) != id) {
+            st = HD_FAIL(err, HD_E_CORRUPT, "token \"%.*s\" has two ids, %zu and %zu", token->n < 60 ? (int)token->n : 60, bytes_of(vocab, id),
+                         id_in(vocab->slot[s]), id);
             goto out;
         }
-        vocab->slot[s] = (uint32_t)id + 1;
     }
 out:
     return st;
 }
 
+hd_status hd_vocab_add_raw(hd_vocab *vocab, const char *text, size_t n, int64_t id, hd_err *err)
+{
+    char *room;
+    hd_status st = take_id(vocab, text, n, id, &room, err);
+    if (st != HD_OK) { return st; }
+    memcpy(room, text, n);
+    set_token(vocab, id, n, HD_TOKEN_RAW);
+    if (vocab->n_slot == 0) { return HD_OK; }
+    if (4 * vocab->n_present > 3 * vocab->n_slot) { return hd_vocab_index(vocab, err); }
+    (void)insert(vocab, (size_t)id);
+    return HD_OK;
+}
+
 int32_t hd_vocab_find_bytes(const hd_vocab *vocab, const char *bytes, size_t n, bool raw)
 {
-    return vocab->n_slot == 0 ? -1 : (int32_t)vocab->slot[find_slot(vocab, bytes, n, raw)] - 1;
+    if (vocab->n_slot == 0) { return -1; }
+    return (int32_t)(uint32_t)vocab->slot[find_slot(vocab, bytes, n, raw, hash_bytes(vocab->seed, bytes, n, raw))] - 1;
 }
 
 int32_t hd_vocab_find_text(const hd_vocab *vocab, const char *text, size_t n)

@@ -27,7 +27,7 @@ typedef struct hd_vocab {
     size_t n_token, capacity;
     size_t n_present;
     size_t limit;   /* ids must be below */
-    uint32_t *slot; /* open addressing: id + 1, 0 empty */
+    uint64_t *slot; /* open addressing: the upper half of the hash, then id + 1; 0 empty */
     size_t n_slot;  /* a power of two */
     uint64_t seed;  /* a file cannot be made that collides on purpose */
 } hd_vocab;
@@ -39,7 +39,7 @@ void hd_vocab_free(hd_vocab *vocab);
 /* Adds a token as tokenizer.json writes it: in the byte alphabet where every character is of it.  An id twice is HD_E_CORRUPT. */
 hd_status hd_vocab_add(hd_vocab *vocab, const char *text, size_t n, int64_t id, hd_err *err) HD_CHECK_RESULT;
 
-/* Adds a token of raw text under an id that is free. */
+/* Adds a token of raw text under an id that is free, after hd_vocab_index too: then the text must be new. */
 hd_status hd_vocab_add_raw(hd_vocab *vocab, const char *text, size_t n, int64_t id, hd_err *err) HD_CHECK_RESULT;
 
 /* Makes the table from bytes to ids of what is there; a text under two ids is HD_E_CORRUPT.  Needed before any find. */

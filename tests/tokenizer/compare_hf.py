@@ -2,9 +2,11 @@
 """Compares hadal with HuggingFace tokenizers, id by id.
 
     compare_hf.py strings [N]        N generated strings (default 1,000,000)
+    compare_hf.py characters         every code point among letters, spaces, digits and line ends
     compare_hf.py documents [MB]     documents from this machine (default 50)
+    compare_hf.py classes            bos and eos of AutoTokenizer (needs transformers) for several tokenizer_config.json
     compare_hf.py unicode            character classes and NFC of the installed tokenizers against unicodedataplus 16.0.0
-    compare_hf.py speed [MB]         encode and encode_batch of both, in the same run
+    compare_hf.py speed FILE...      encode and encode_batch of both, in the same run, in CPU seconds
 
 Variables: HADAL (the program, default build/release/hadal), TOKENIZER (a tokenizer.json or a folder, default
 ../shared/data/tokenizer-deepseek-v3.json).  Exit status 1 when anything differs.  Needs tokenizers; prints its version.
@@ -82,6 +84,13 @@ def generated(n, contents, seed=1):
         else:
             base = rng.choice((0x20, 0x300, 0x590, 0x900, 0xE00, 0x1100, 0x2000, 0x3000, 0x4E00, 0xA000, 0xAC00, 0xF900, 0xFE00, 0x1D400, 0x1F300, 0x20000))
             yield "".join(chr(base + rng.randrange(0x180)) if rng.random() < 0.8 else rng.choice(SPACES) for _ in range(size))
+
+
+def characters():
+    for code in range(0x110000):
+        if not 0xD800 <= code < 0xE000:
+            c = chr(code)
+            yield f"{c}a{c} {c}1{c}\n{c}{c} !{c}  {c}é字{c}ア"
 
 
 def documents(mb):
@@ -164,6 +173,32 @@ def compare(tokenizer, texts, what, exact=True):
     return n_bad == 0 and n_round == 0
 
 
+def check_classes():
+    """What transformers' AutoTokenizer adds, for DeepSeek's file under other configurations."""
+    import transformers
+    print("transformers", transformers.__version__)
+    bos, eos = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
+    old = int(transformers.__version__.split(".")[0]) < 5
+    good, text = True, "Hello, 你好"
+    for name in ("LlamaTokenizerFast", "LlamaTokenizer", "PreTrainedTokenizerFast"):
+        for add_bos in (None, True, False):
+            for add_eos in (None, True, False):
+                config = {"tokenizer_class": name, "bos_token": {"__type": "AddedToken", "content": bos}, "eos_token": eos, "pad_token": eos}
+                config.update({k: v for k, v in (("add_bos_token", add_bos), ("add_eos_token", add_eos)) if v is not None})
+                with tempfile.TemporaryDirectory() as folder:
+                    os.symlink(os.path.abspath(FILE), os.path.join(folder, "tokenizer.json"))
+                    json.dump(config, open(os.path.join(folder, "tokenizer_config.json"), "w"))
+                    json.dump({"model_type": "deepseek_v3"}, open(os.path.join(folder, "config.json"), "w"))
+                    # Version 5 drops add_bos_token and add_eos_token of the file; given as arguments they act as version 4's class did.
+                    given = {} if old or name == "PreTrainedTokenizerFast" else {"add_bos_token": add_bos is not False, "add_eos_token": add_eos is True}
+                    want = transformers.AutoTokenizer.from_pretrained(folder, **given)(text).input_ids
+                    run = subprocess.run([HADAL, "tokenize", f"tokenizer_path={folder}", f"text={text}"], stdout=subprocess.PIPE, check=True)
+                got = [int(i) for i in run.stdout.split()]
+                good = good and got == want
+                print(name, add_bos, add_eos, "same" if got == want else f"DIFFERS {want} {got}")
+    return good
+
+
 def check_unicode():
     import unicodedataplus as ucd
     print("unicodedataplus", ucd.unidata_version)
@@ -188,29 +223,29 @@ def check_unicode():
     return good
 
 
-def best(f, n=3):
+def best(f, n):
     took = []
     for _ in range(n):
-        start = time.perf_counter()
+        start = time.process_time()
         f()
-        took.append(time.perf_counter() - start)
+        took.append(time.process_time() - start)
     return min(took)
 
 
-def speed(tokenizer, mb):
-    texts = list(documents(mb))
-    joined = "".join(texts)[:mb * 1000000]
-    parts = [joined[i:i + 100000] for i in range(0, len(joined), 100000)]
-    size = sum(len(p.encode()) for p in parts) / 2**20
-    print(f"{size:.1f} MiB in {len(parts)} texts")
-    alone = best(lambda: [tokenizer.encode(p, add_special_tokens=False) for p in parts], 1)
-    batch = best(lambda: tokenizer.encode_batch(parts, add_special_tokens=False), 1)
-    print(f"tokenizers encode        {size / alone:7.2f} MiB/s\ntokenizers encode_batch  {size / batch:7.2f} MiB/s (TOKENIZERS_PARALLELISM=false)", flush=True)
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as f:
-        f.write("".join(parts))
-        f.flush()
-        bench = os.path.join(os.path.dirname(HADAL), "bench", "bench_tokenizer")
-        subprocess.run([bench, FILE, f.name], check=True)
+def speed(tokenizer, files):
+    """The reference gets parts of 100,000 characters, which it encodes faster than one long text."""
+    bench = os.path.join(os.path.dirname(HADAL), "bench", "bench_tokenizer")
+    for name in files:
+        text = open(name, encoding="utf-8", errors="replace").read()[:8000000]
+        parts = [text[i:i + 100000] for i in range(0, len(text), 100000)]
+        size = len(text.encode()) / 2**20
+        alone = best(lambda: [tokenizer.encode(p, add_special_tokens=False) for p in parts], 2)
+        batch = best(lambda: tokenizer.encode_batch(parts, add_special_tokens=False), 2)
+        print(f"{name}: {size:.1f} MiB\ntokenizers encode        {size / alone:7.2f} MiB/s of CPU\ntokenizers encode_batch  {size / batch:7.2f} MiB/s of CPU", flush=True)
+        with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            subprocess.run([bench, FILE, f.name], check=True)
     return True
 
 
@@ -223,15 +258,19 @@ def main():
     data = json.load(open(FILE, encoding="utf-8"))
     strips = any(t["lstrip"] or t["rstrip"] for t in data["added_tokens"]) or '"add_prefix_space": true, "trim' in json.dumps(data["pre_tokenizer"])
     exact = data["normalizer"] in (None, {"type": "Sequence", "normalizers": []}) and not strips and "Removed" not in json.dumps(data["pre_tokenizer"])
-    command, size = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None
+    command, size = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 and sys.argv[2].isdigit() else None
     if command == "strings":
         good = compare(tokenizer, generated(size or 1000000, contents), "strings", exact)
     elif command == "documents":
         good = compare(tokenizer, documents(size or 50), "documents", exact)
+    elif command == "characters":
+        good = compare(tokenizer, characters(), "characters", exact)
+    elif command == "classes":
+        good = check_classes()
     elif command == "unicode":
         good = check_unicode()
     else:
-        good = speed(tokenizer, size or 16)
+        good = speed(tokenizer, sys.argv[2:])
     return 0 if good else 1
 
 

@@ -20,11 +20,11 @@ static size_t by_definition(const hd_bpe *bpe, const char *piece, size_t n, uint
         size_t best = SIZE_MAX;
         uint32_t rank = HD_NO_RANK;
         for (size_t i = 0; i + 1 < m; i++) {
-            uint32_t r = hd_bpe_find(bpe, symbol[i], symbol[i + 1])->rank;
+            uint32_t r = (uint32_t)(hd_bpe_find(bpe, symbol[i], symbol[i + 1]) >> 32);
             if (r < rank) { rank = r, best = i; }
         }
         if (best == SIZE_MAX) { return m; }
-        symbol[best] = hd_bpe_find(bpe, symbol[best], symbol[best + 1])->id;
+        symbol[best] = (uint32_t)hd_bpe_find(bpe, symbol[best], symbol[best + 1]);
         memmove(symbol + best + 1, symbol + best + 2, (m - best - 2) * sizeof *symbol);
         m--;
     }

@@ -417,6 +417,7 @@ static void bad_files(void **state)
         {"model", "{\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"a\": 1}, \"merges\": []}", HD_E_CORRUPT, "has two ids"},
         {"model", "{\"type\": \"BPE\", \"vocab\": {\"a\": 1.5}, \"merges\": []}", HD_E_CORRUPT, "integer"},
         {"model", "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [\"a b\"]}", HD_E_CORRUPT, "needs a token that the vocabulary lacks"},
+        {"model", "{\"type\": \"BPE\", \"vocab\": {}, \"merges\": [\"a b\"]}", HD_E_CORRUPT, "needs a token that the vocabulary lacks"},
         {"model", "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [\"ab\"]}", HD_E_CORRUPT, "two tokens with one space"},
         {"model", "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [[\"a\"]]}", HD_E_CORRUPT, "a list of two tokens"},
         {"model", "{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [[\"a\", \"a\", \"a\"]]}", HD_E_CORRUPT, ""},
