@@ -15,6 +15,7 @@ typedef struct hd_sha256 {
     bool x86; /* the machine has instructions for it */
 } hd_sha256;
 
+/* Asks the processor what it can, which may take 50 us in a virtual machine: who makes very many digests copies a fresh state. */
 void hd_sha256_init(hd_sha256 *sha);
 void hd_sha256_update(hd_sha256 *sha, const void *data, size_t n);
 void hd_sha256_final(hd_sha256 *sha, unsigned char digest[HD_SHA256_BYTES]); /* sha is spent */

@@ -3,8 +3,7 @@
  * TO is made as TO.partial: a journal that says of what it is the conversion, then file after file, each written under a name of its
  * own and renamed when it is durable.  A conversion that was interrupted goes on with the files that are missing.  When all are
  * there, the journal goes away and the folder gets its name: nothing called TO is ever incomplete.  Files in TO.partial count only
- * beside the journal of this conversion, and what has the lock but no journal is begun again: so the journal is the first to come, the
- * first to go from a folder that is ready, and the last to go from one that is cleared. */
+ * beside the journal of this conversion; what has the lock but no journal was being cleared, or published, and is begun again. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -208,22 +207,19 @@ static bool journal_matches(const char *path, const char *want)
     return same;
 }
 
-/* All but the lock goes, the journal last: after a crash in the middle of this nothing is taken for a file of another conversion. */
+/* All but the lock goes. */
 static hd_status clear_partial(const conversion *c, hd_err *err)
 {
     hd_status st;
     hd_io_names names = {0};
     char *path = NULL;
     HD_TRY(hd_io_list(c->partial, &names, err));
-    for (int last = 0; last < 2; last++) {
-        for (size_t i = 0; i < names.n; i++) {
-            bool is_journal = strcmp(names.name[i], journal_name) == 0;
-            if (strcmp(names.name[i], lock_name) == 0 || is_journal != (last == 1)) { continue; }
-            HD_TRY(hd_path_join(c->partial, names.name[i], &path, err));
-            HD_TRY(hd_io_remove_tree(path, err));
-            hd_free(path);
-            path = NULL;
-        }
+    for (size_t i = 0; i < names.n; i++) {
+        if (strcmp(names.name[i], lock_name) == 0) { continue; }
+        HD_TRY(hd_path_join(c->partial, names.name[i], &path, err));
+        HD_TRY(hd_io_remove_tree(path, err));
+        hd_free(path);
+        path = NULL;
     }
 out:
     hd_free(path);

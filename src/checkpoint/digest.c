@@ -51,11 +51,11 @@ static void put_i64(hd_sha256 *sha, int64_t value)
     hd_sha256_update(sha, bytes, 8);
 }
 
-static void begin_tensor(hd_sha256 *sha, const hd_digest *d)
+static void begin_tensor(hd_sha256 *sha, const hd_sha256 *fresh, const hd_digest *d)
 {
     unsigned char rank = (unsigned char)d->n_dim;
     const char *dtype = hd_dtype_name(d->dtype);
-    hd_sha256_init(sha);
+    *sha = *fresh;
     hd_sha256_update(sha, "hadal-tensor-1\n", 15);
     hd_sha256_update(sha, d->name, strlen(d->name) + 1);
     hd_sha256_update(sha, dtype, strlen(dtype) + 1);
@@ -82,6 +82,7 @@ static void hash_model(const hd_digests *d, char hex[HD_SHA256_HEX])
 typedef struct hasher {
     hd_folder *folder;
     hd_source source;
+    hd_sha256 fresh;        /* nothing hashed yet */
     unsigned char *stretch; /* BLOCKS_AT_ONCE blocks */
     size_t n;               /* bytes in it */
     unsigned char digests[BLOCKS_AT_ONCE][HD_SHA256_BYTES];
@@ -93,10 +94,9 @@ typedef struct hasher {
 static void hash_block(void *arg, int64_t i, int thread)
 {
     hasher *h = arg;
-    hd_sha256 sha;
+    hd_sha256 sha = h->fresh;
     size_t at = (size_t)i * (size_t)HD_DIGEST_BLOCK, left = h->n - at;
     (void)thread;
-    hd_sha256_init(&sha);
     hd_sha256_update(&sha, h->stretch + at, left < (size_t)HD_DIGEST_BLOCK ? left : (size_t)HD_DIGEST_BLOCK);
     hd_sha256_final(&sha, h->digests[i]);
 }
@@ -121,7 +121,7 @@ static hd_status hash_values(hasher *h, const hd_source_tensor *t, hd_digest *d,
         int64_t n_block = ((int64_t)h->n + HD_DIGEST_BLOCK - 1) / HD_DIGEST_BLOCK;
         hd_status st = read_stretch(h, t, at, err);
         if (st != HD_OK) { return st; }
-        hd_parallel_for(h->n_threads, n_block, hash_block, h);
+        hd_parallel_for(n_block > 1 ? h->n_threads : 1, n_block, hash_block, h); /* a folder may have a hundred thousand small tensors */
         for (int64_t i = 0; i < n_block; i++, mark += HD_DIGEST_MARK) {
             hd_sha256_update(sha, h->digests[i], HD_SHA256_BYTES);
             hd_sha256_hex(h->digests[i], hex);
@@ -151,7 +151,7 @@ static hd_status hash_tensor(hasher *h, const char *name, const hd_source_tensor
     d->n_dim = t->n_dim;
     memcpy(d->shape, t->shape, sizeof d->shape);
     out->bytes += bytes_of(t);
-    begin_tensor(&sha, d);
+    begin_tensor(&sha, &h->fresh, d);
     HD_TRY(hash_values(h, t, d, &sha, err));
     hd_sha256_final(&sha, d->sha256);
 out:
@@ -168,6 +168,7 @@ hd_status hd_digests_make(hd_folder *folder, int n_threads, hd_digest_hook hook,
     void *stretch = NULL;
     char scales[HD_HF_NAME_MAX + 16];
     *out = (hd_digests){0};
+    hd_sha256_init(&h.fresh);
     HD_TRY(hd_listing_make(folder, INT64_MAX, false, &list, err));
     HD_TRY(hd_source_open(folder, &h.source, err));
     HD_TRY(hd_alloc(BLOCKS_AT_ONCE, (size_t)HD_DIGEST_BLOCK, "values to hash", &stretch, err));

@@ -187,16 +187,16 @@ static hd_status print_model(hd_folder *f, hd_err *err)
         hd_log(HD_LOG_WARN, "%s", why.msg);
         return HD_OK;
     }
+    st = hd_load_check(f, &dims, &why);
+    if (st == HD_E_NOMEM) { return HD_FAIL(err, HD_E_NOMEM, "%s", why.msg); }
+    if (st != HD_OK) { /* nor is it counted: the numbers may be any */
+        hd_log(HD_LOG_WARN, "not a whole model: %s", why.msg);
+        return HD_OK;
+    }
     hd_log(HD_LOG_RESULT, "DeepSeek-%s: %" PRId64 " parameters (%.3fB), %" PRId64 " active per token (%.3fB, with head, without embedding)%s",
            dims.family == HD_FAMILY_V2 ? "V2" : "V3", hd_dims_count_params(&dims), (double)hd_dims_count_params(&dims) / 1e9,
            hd_dims_count_active_params(&dims), (double)hd_dims_count_active_params(&dims) / 1e9, dims.n_mtp > 0 ? ", MTP not counted" : "");
-    st = hd_load_check(f, &dims, &why);
-    if (st == HD_E_NOMEM) { return HD_FAIL(err, HD_E_NOMEM, "%s", why.msg); }
-    if (st != HD_OK) {
-        hd_log(HD_LOG_WARN, "not a whole model: %s", why.msg);
-    } else {
-        hd_log(HD_LOG_RESULT, "every tensor of the model is there, of the shape that config.json asks for");
-    }
+    hd_log(HD_LOG_RESULT, "every tensor of the model is there, of the shape that config.json asks for");
     return HD_OK;
 }
 
