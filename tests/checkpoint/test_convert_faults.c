@@ -278,6 +278,8 @@ static void order_of_a_conversion(void **state)
             }
             folder_synced = folder_synced || strcmp(path, s.partial) == 0;
             parent_synced = parent_synced || (published && strcmp(path, *state) == 0);
+        } else if (strcmp(op, "unlink") == 0 && !published) {
+            folder_synced = false;
         } else if (strcmp(op, "rename") == 0 && strcmp(path, s.partial) == 0) {
             assert_true(folder_synced && !published);
             for (int i = 0; i < n_dirty; i++) {

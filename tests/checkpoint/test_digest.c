@@ -343,6 +343,11 @@ static void inspections(void **state)
     book_clear();
     assert_ok(hd_cmd_inspect(file, NULL, &err));
     assert_logged("F32 ()");
+    /* Numbers of config.json that no model has: nothing is counted with them. */
+    write_text(file, "config.json", "{\"model_type\": \"deepseek_v3\", \"num_hidden_layers\": 1000000000, \"n_routed_experts\": 1000000000}");
+    book_clear();
+    assert_ok(hd_cmd_inspect(file, NULL, &err));
+    assert_logged("num_hidden_layers is 1000000000, want 1 to 65536");
 }
 
 int main(void)
