@@ -6,9 +6,9 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/hub.h"
 #include "base/io.h"
 #include "base/path.h"
-#include "checkpoint/hub.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/names.h"
 #include "hadal/log.h"

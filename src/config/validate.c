@@ -187,9 +187,10 @@ static hd_status check_decoding(const hd_config *config, hd_err *err)
     bool nucleus = hd_config_is(config, HD_KEY_decode_sampling_strategy, "nucleus");
     bool composite = hd_config_is(config, HD_KEY_decode_sampling_strategy, "composite");
     if (!is_command(config, HD_FOR_DECODE | HD_FOR_EVAL)) { return HD_OK; }
-    SUPPORTED(hd_config_is_null(config, HD_KEY_system_prompt), system_prompt, "decode continues plain text; there is no conversation");
-    SUPPORTED(hd_config_is_null(config, HD_KEY_chat_template), chat_template, "chat templates are not implemented");
-    SUPPORTED(hd_config_is_null(config, HD_KEY_chat_template_path), chat_template_path, "chat templates are not implemented");
+    bool chat = hd_config_bool(config, HD_KEY_use_chat_template);
+    RULE(chat || hd_config_is_null(config, HD_KEY_system_prompt), system_prompt, "a conversation wants use_chat_template=true");
+    RULE(chat || hd_config_is_null(config, HD_KEY_chat_template), chat_template, "a template is used with use_chat_template=true");
+    RULE(chat || hd_config_is_null(config, HD_KEY_chat_template_path), chat_template_path, "a template is used with use_chat_template=true");
     RULE(integer(config, HD_KEY_max_target_length) > integer(config, HD_KEY_max_prefill_predict_length), max_target_length,
          "prompt and answer together must be longer than max_prefill_predict_length (%lld)",
          (long long)integer(config, HD_KEY_max_prefill_predict_length));

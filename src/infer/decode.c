@@ -1,127 +1,36 @@
-/* `hadal decode`: continues a prompt by a forward pass over the whole context for every token.  No cache: the cost grows
- * with the square of the length, which is fine for the short texts it is meant for. */
+/* `hadal decode`: continues a prompt with the engine, token by token. */
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/path.h"
 #include "base/rng.h"
 #include "hadal/commands.h"
 #include "hadal/log.h"
-#include "infer/loaded.h"
+#include "infer/engine.h"
+#include "infer/prompt.h"
 #include "infer/sample.h"
 #include "tokenizer/tokenizer.h"
+
+enum { CHUNK = 256 }; /* tokens of a prompt in one pass, unless use_chunked_prefill says otherwise */
 
 typedef struct decoder {
     const hd_config *config;
     hd_tokenizer *tokenizer;
-    hd_loaded loaded;
+    hd_engine *engine;
     hd_sampler sampler;
-    int64_t n_max;      /* tokens of prompt and answer */
-    int32_t *tokens, *positions, *segments, *order;
-    float *logits, *weights;
+    hd_ids ids;          /* prompt and answer */
+    int64_t n_prompt;
+    float *logits;       /* (V) */
+    int32_t *order;      /* (V): working memory of the sampler */
+    hd_buf log_probs;    /* of the answer's tokens, when asked for */
+    double prefill_s, generate_s;
 } decoder;
 
-/* ---- the model --------------------------------------------------------------------------------------------------------------- */
-
-/* Logits of the last of n tokens, into d->logits. */
-static hd_status forward(decoder *d, int64_t n, hd_err *err)
-{
-    hd_status st = HD_OK;
-    hd_loaded *l = &d->loaded;
-    size_t mark = hd_arena_mark(&l->step_arena);
-    hd_leaf leaf = {.n_seq = 1, .seq_len = n, .weight_total = 1.0, .mtp_weight_total = 1.0, .n_seq_total = 1, .n_token_total = n};
-    hd_leaf_rows rows = {.n_seq = 1, .seq_len = n, .inputs = d->tokens, .targets = d->tokens, .positions = d->positions,
-                         .segments = d->segments, .loss_weights = d->weights}; /* logits need neither targets nor weights */
-    hd_tensor logits;
-    HD_TRY(hd_leaf_upload(&l->model, &l->ex, &l->step_arena, &rows, &leaf, err));
-    HD_TRY(hd_tensor_new_2d(&l->step_arena, HD_DTYPE_F32, 1, l->dims.vocab_size, &logits, err));
-    HD_TRY(hd_model_logits(&l->model, &l->ex, &l->step_arena, &leaf, n - 1, &logits, err));
-    HD_TRY(hd_exec_read(&l->ex, &logits, d->logits, err));
-out:
-    hd_arena_release(&l->step_arena, mark);
-    return st;
-}
-
-static hd_status longest(void *context, hd_err *err)
-{
-    decoder *d = context;
-    return forward(d, d->n_max, err);
-}
-
-static hd_status open_host_memory(decoder *d, hd_err *err)
-{
-    hd_status st = HD_OK;
-    size_t n = (size_t)d->n_max, vocab = (size_t)d->loaded.dims.vocab_size;
-    HD_TRY(hd_alloc(n, sizeof *d->tokens, "tokens", (void **)&d->tokens, err));
-    HD_TRY(hd_alloc(n, sizeof *d->positions, "positions", (void **)&d->positions, err));
-    HD_TRY(hd_alloc(n, sizeof *d->segments, "segments", (void **)&d->segments, err));
-    HD_TRY(hd_alloc(n, sizeof *d->weights, "loss weights", (void **)&d->weights, err));
-    HD_TRY(hd_alloc(vocab, sizeof *d->order, "token order", (void **)&d->order, err));
-    HD_TRY(hd_alloc(vocab, sizeof *d->logits, "logits", (void **)&d->logits, err));
-    for (int64_t i = 0; i < d->n_max; i++) {
-        d->positions[i] = (int32_t)i;
-        d->segments[i] = 1;
-    }
-out:
-    return st;
-}
-
-/* ---- text -------------------------------------------------------------------------------------------------------------------- */
-
-static hd_status read_prompt(decoder *d, int64_t *n, hd_err *err)
-{
-    hd_status st = HD_OK;
-    hd_ids ids = {0};
-    const char *prompt = hd_config_str(d->config, HD_KEY_prompt);
-    int64_t limit = hd_config_int(d->config, HD_KEY_max_prefill_predict_length);
-    int32_t bos = hd_tokenizer_bos(d->tokenizer);
-    if (hd_config_bool(d->config, HD_KEY_add_bos) && bos >= 0) { HD_TRY(hd_ids_append(&ids, &bos, 1, err)); }
-    if (prompt != NULL) { HD_TRY(hd_tokenizer_encode(d->tokenizer, prompt, strlen(prompt), HD_ENCODE_PLAIN, &ids, err)); }
-    *n = (int64_t)ids.n;
-    if (*n > limit || *n >= d->n_max) {
-        st = HD_FAIL(err, HD_E_CONFIG, "the prompt has %" PRId64 " tokens; max_prefill_predict_length is %" PRId64 " and "
-                     "max_target_length, prompt and answer together, is %" PRId64, *n, limit, d->n_max);
-    } else if (*n == 0) {
-        st = HD_FAIL(err, HD_E_CONFIG, "the prompt is empty and there is no BOS: there is nothing to continue");
-    } else {
-        memcpy(d->tokens, ids.id, ids.n * sizeof *ids.id);
-    }
-out:
-    hd_ids_free(&ids);
-    return st;
-}
-
-static hd_status generate(decoder *d, const hd_run_hooks *hooks, int64_t n, hd_buf *text, hd_err *err)
-{
-    hd_rng rng = hd_rng_make((uint64_t)hd_config_int(d->config, HD_KEY_init_weights_seed), HD_RNG_SAMPLE, "decode");
-    hd_decode_stream stream;
-    hd_decode_stream_open(&stream, d->tokenizer, HD_DECODE_SKIP_SPECIAL);
-    for (; n < d->n_max; n++) {
-        if (hooks->stop_signal != NULL && *hooks->stop_signal != 0) { break; }
-        hd_status st = forward(d, n, err);
-        if (st != HD_OK) { return st; }
-        int64_t token = hd_sample(&d->sampler, d->logits, d->order, d->loaded.dims.vocab_size, hd_rng_uniform(rng, (uint64_t)n));
-        if (token == hd_tokenizer_eos(d->tokenizer)) { break; }
-        d->tokens[n] = (int32_t)token;
-        hd_decode_stream_feed(&stream, (int32_t)token, text);
-    }
-    hd_decode_stream_end(&stream, text);
-    return hd_buf_check(text, err);
-}
-
-static hd_status print_answer(const decoder *d, const hd_buf *answer, hd_err *err)
-{
-    const char *want = hd_config_str(d->config, HD_KEY_autoregressive_decode_assert), *prompt = hd_config_str(d->config, HD_KEY_prompt);
-    hd_log(HD_LOG_RESULT, "Input `%s` -> `%s`", prompt != NULL ? prompt : "", hd_buf_text(answer));
-    if (want != NULL && strncmp(hd_buf_text(answer), want, strlen(want)) != 0) {
-        return HD_FAIL(err, HD_E_VERIFY, "the output does not begin with autoregressive_decode_assert: `%s`", want);
-    }
-    return HD_OK;
-}
-
-/* ---- the command --------------------------------------------------------------------------------------------------------------- */
+/* ---- opening -------------------------------------------------------------------------------------------------------------- */
 
 /* load_parameters_path, or the run's own checkpoints. */
 static hd_status find_checkpoint(const hd_config *config, char **path, hd_err *err)
@@ -131,39 +40,146 @@ static hd_status find_checkpoint(const hd_config *config, char **path, hd_err *e
     return hd_path_join(hd_config_str(config, HD_KEY_base_output_directory), hd_config_str(config, HD_KEY_run_name), path, err);
 }
 
-static hd_status open_tokenizer(decoder *d, hd_err *err)
+static hd_status read_prompt(decoder *d, hd_err *err)
 {
-    hd_status st = hd_tokenizer_from_config(d->config, &d->tokenizer, err);
-    if (st != HD_OK || d->loaded.dims.vocab_size >= hd_tokenizer_vocab_size(d->tokenizer)) { return st; }
-    return HD_FAIL(err, HD_E_CONFIG, "the model has %" PRId64 " tokens; tokenizer_type=%s needs at least %" PRId64, d->loaded.dims.vocab_size,
-                   hd_config_str(d->config, HD_KEY_tokenizer_type), hd_tokenizer_vocab_size(d->tokenizer));
+    const hd_config *c = d->config;
+    int64_t limit = hd_config_int(c, HD_KEY_max_prefill_predict_length), most = hd_config_int(c, HD_KEY_max_target_length);
+    hd_status st = hd_tokenizer_from_config(c, &d->tokenizer, err);
+    if (st == HD_OK) { st = hd_prompt_encode(c, d->tokenizer, &d->ids, err); }
+    if (st != HD_OK) { return st; }
+    d->n_prompt = (int64_t)d->ids.n;
+    if (d->n_prompt > limit || d->n_prompt >= most) {
+        return HD_FAIL(err, HD_E_CONFIG, "the prompt has %" PRId64 " tokens; max_prefill_predict_length is %" PRId64 " and max_target_length, prompt "
+                       "and answer together, is %" PRId64, d->n_prompt, limit, most);
+    }
+    return HD_OK;
+}
+
+static hd_status open_decoder(decoder *d, const char *path, hd_err *err)
+{
+    hd_status st;
+    const hd_config *c = d->config;
+    void *memory = NULL;
+    hd_engine_options options = {.n_session = 1, .capacity = hd_config_int(c, HD_KEY_max_target_length), .chunk = CHUNK};
+    if (hd_config_bool(c, HD_KEY_use_chunked_prefill)) { options.chunk = hd_config_int(c, HD_KEY_prefill_chunk_size); }
+    if (options.chunk > d->n_prompt) { options.chunk = d->n_prompt; }
+    HD_TRY(hd_engine_open(c, path, &options, &d->engine, err));
+    int64_t vocab = hd_engine_dims(d->engine)->vocab_size;
+    if (vocab < hd_tokenizer_vocab_size(d->tokenizer)) {
+        st = HD_FAIL(err, HD_E_CONFIG, "the model has %" PRId64 " tokens; the tokenizer (tokenizer_type=%s) needs at least %" PRId64, vocab,
+                     hd_config_str(c, HD_KEY_tokenizer_type), hd_tokenizer_vocab_size(d->tokenizer));
+        goto out;
+    }
+    HD_TRY(hd_alloc((size_t)vocab, sizeof *d->logits, "logits", &memory, err));
+    d->logits = memory;
+    HD_TRY(hd_alloc((size_t)vocab, sizeof *d->order, "token order", &memory, err));
+    d->order = memory;
+out:
+    return st;
+}
+
+static void close_decoder(decoder *d)
+{
+    hd_engine_close(d->engine);
+    hd_tokenizer_close(d->tokenizer);
+    hd_ids_free(&d->ids);
+    hd_buf_free(&d->log_probs);
+    hd_free(d->logits);
+    hd_free(d->order);
+}
+
+/* ---- generating ------------------------------------------------------------------------------------------------------------ */
+
+static bool is_end(const decoder *d, int64_t token)
+{
+    int64_t eos = hd_tokenizer_eos(d->tokenizer);
+    return token == (eos >= 0 ? eos : hd_engine_dims(d->engine)->eos_token_id);
+}
+
+/* ln softmax(logits)[token], of the logits as they are: sampling's temperature and cuts do not enter. */
+static double log_probability(const float *logits, int64_t n, int64_t token)
+{
+    double max = -INFINITY, sum = 0.0;
+    for (int64_t i = 0; i < n; i++) { max = (double)logits[i] > max ? (double)logits[i] : max; }
+    for (int64_t i = 0; i < n; i++) { sum += exp((double)logits[i] - max); }
+    return (double)logits[token] - max - log(sum);
+}
+
+static int64_t choose(decoder *d)
+{
+    int64_t vocab = hd_engine_dims(d->engine)->vocab_size, n = (int64_t)d->ids.n;
+    hd_rng rng = hd_rng_make((uint64_t)hd_config_int(d->config, HD_KEY_init_weights_seed), HD_RNG_SAMPLE, "decode");
+    int64_t token = hd_sample(&d->sampler, d->logits, d->order, vocab, hd_rng_uniform(rng, (uint64_t)n));
+    if (hd_config_bool(d->config, HD_KEY_return_log_prob)) {
+        hd_buf_printf(&d->log_probs, "%s%.6f", d->log_probs.n > 0 ? " " : "", log_probability(d->logits, vocab, token));
+    }
+    return token;
+}
+
+static hd_status generate(decoder *d, const hd_run_hooks *hooks, hd_buf *text, hd_err *err)
+{
+    hd_status st = HD_OK;
+    hd_decode_stream stream;
+    int64_t most = hd_config_int(d->config, HD_KEY_max_target_length), session = 0;
+    double start = hd_clock_now_s();
+    HD_TRY(hd_engine_extend(d->engine, session, d->ids.id, d->n_prompt, d->logits, err));
+    d->prefill_s = hd_clock_now_s() - start;
+    hd_decode_stream_open(&stream, d->tokenizer, HD_DECODE_SKIP_SPECIAL);
+    start = hd_clock_now_s();
+    while (hooks->stop_signal == NULL || *hooks->stop_signal == 0) {
+        int32_t token = (int32_t)choose(d);
+        if (is_end(d, token)) { break; }
+        HD_TRY(hd_ids_append(&d->ids, &token, 1, err));
+        hd_decode_stream_feed(&stream, token, text);
+        if ((int64_t)d->ids.n == most) { break; }
+        HD_TRY(hd_engine_step(d->engine, &session, &token, 1, d->logits, err));
+    }
+    d->generate_s = hd_clock_now_s() - start;
+    hd_decode_stream_end(&stream, text);
+    st = hd_buf_check(text, err);
+out:
+    return st;
+}
+
+/* ---- what is said about it ----------------------------------------------------------------------------------------------------- */
+
+static void report(const decoder *d)
+{
+    int64_t n_answer = (int64_t)d->ids.n - d->n_prompt;
+    int64_t n_step = n_answer > 1 ? n_answer - 1 : 0; /* the first token comes from the prompt's logits */
+    hd_log(HD_LOG_INFO, "prompt: %" PRId64 " tokens in %.3f s, %.1f tokens/s; answer: %" PRId64 " tokens, %.1f tokens/s; memory %.3f GB", d->n_prompt,
+           d->prefill_s, (double)d->n_prompt / (d->prefill_s + 1e-9), n_answer, (double)n_step / (d->generate_s + 1e-9),
+           (double)hd_engine_memory_bytes(d->engine) / 1e9);
+}
+
+static hd_status print_answer(const decoder *d, const hd_buf *answer, hd_err *err)
+{
+    const char *want = hd_config_str(d->config, HD_KEY_autoregressive_decode_assert), *prompt = hd_config_str(d->config, HD_KEY_prompt);
+    hd_status st = hd_buf_check(&d->log_probs, err);
+    if (st != HD_OK) { return st; }
+    hd_log(HD_LOG_RESULT, "Input `%s` -> `%s`", prompt != NULL ? prompt : "", hd_buf_text(answer));
+    if (d->log_probs.n > 0) { hd_log(HD_LOG_RESULT, "log-probabilities of its tokens: %s", hd_buf_text(&d->log_probs)); }
+    if (want != NULL && strncmp(hd_buf_text(answer), want, strlen(want)) != 0) {
+        return HD_FAIL(err, HD_E_VERIFY, "the output does not begin with autoregressive_decode_assert: `%s`", want);
+    }
+    return HD_OK;
 }
 
 hd_status hd_cmd_decode(const hd_config *config, const hd_run_hooks *hooks, hd_err *err)
 {
     hd_status st = HD_OK;
-    decoder d = {.config = config, .n_max = hd_config_int(config, HD_KEY_max_target_length)};
+    decoder d = {.config = config};
     char *path = NULL;
     hd_buf answer = {0};
-    int64_t n;
     HD_TRY(hd_sampler_from_config(config, &d.sampler, err));
     HD_TRY(find_checkpoint(config, &path, err));
-    HD_TRY(hd_loaded_read(config, path, &d.loaded, err));
-    HD_TRY(open_tokenizer(&d, err));
-    HD_TRY(open_host_memory(&d, err));
-    HD_TRY(hd_loaded_open(config, path, longest, &d, &d.loaded, err));
-    HD_TRY(read_prompt(&d, &n, err));
-    HD_TRY(generate(&d, hooks, n, &answer, err));
+    HD_TRY(read_prompt(&d, err));
+    HD_TRY(open_decoder(&d, path, err));
+    HD_TRY(generate(&d, hooks, &answer, err));
+    report(&d);
     HD_TRY(print_answer(&d, &answer, err));
 out:
-    hd_loaded_close(&d.loaded);
-    hd_tokenizer_close(d.tokenizer);
-    hd_free(d.tokens);
-    hd_free(d.positions);
-    hd_free(d.segments);
-    hd_free(d.order);
-    hd_free(d.logits);
-    hd_free(d.weights);
+    close_decoder(&d);
     hd_free(path);
     hd_buf_free(&answer);
     return st;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/hub.h"
 #include "base/io.h"
 #include "base/path.h"
 #include "tokenizer/internal.h"
@@ -166,15 +167,22 @@ out:
 hd_status hd_tokenizer_from_config(const hd_config *config, hd_tokenizer **out, hd_err *err)
 {
     hd_status st = HD_OK;
-    char *beside = NULL;
+    char *beside = NULL, *folder = NULL;
     const char *path = hd_config_str(config, HD_KEY_tokenizer_path), *model = hd_config_str(config, HD_KEY_load_parameters_path);
     if (hd_config_is(config, HD_KEY_tokenizer_type, "byte")) { return hd_tokenizer_open_byte(out, err); }
     if (!hd_config_is(config, HD_KEY_tokenizer_type, "huggingface")) {
         return HD_FAIL(err, HD_E_UNSUPPORTED, "tokenizer_type=%s is not supported; use huggingface (a tokenizer.json) or byte",
                        hd_config_str(config, HD_KEY_tokenizer_type));
     }
-    if (model != NULL && !hd_config_is_set(config, HD_KEY_tokenizer_path)) { HD_TRY(find_beside(model, "tokenizer.json", &beside, err)); }
-    if (beside != NULL) { path = model; }
+    if (model != NULL && !hd_config_is_set(config, HD_KEY_tokenizer_path)) {
+        HD_TRY(hd_hub_resolve(model, &folder, err));
+        HD_TRY(find_beside(folder, "tokenizer.json", &beside, err));
+    }
+    if (beside == NULL && path != NULL) {
+        hd_free(folder);
+        HD_TRY(hd_hub_resolve(path, &folder, err));
+    }
+    path = beside != NULL || path != NULL ? folder : NULL;
     if (path == NULL) {
         st = HD_FAIL(err, HD_E_CONFIG, "tokenizer_type=huggingface needs tokenizer_path=FOLDER or a tokenizer.json; without one there is tokenizer_type=byte");
         goto out;
@@ -182,6 +190,7 @@ hd_status hd_tokenizer_from_config(const hd_config *config, hd_tokenizer **out, 
     HD_TRY(hd_tokenizer_open(path, out, err));
 out:
     hd_free(beside);
+    hd_free(folder);
     return st;
 }
 

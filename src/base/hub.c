@@ -1,6 +1,6 @@
 /* The hub's cache: models--<org>--<model>/refs/main holds a revision, snapshots/<revision> the folder.  See hub.h.
  * Source: huggingface_hub, "Understand caching". */
-#include "checkpoint/hub.h"
+#include "base/hub.h"
 
 #include <stdbool.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* Names of the HuggingFace hub, looked up in its cache on this machine; nothing is downloaded. */
-#ifndef HD_CHECKPOINT_HUB_H
-#define HD_CHECKPOINT_HUB_H
+#ifndef HD_BASE_HUB_H
+#define HD_BASE_HUB_H
 
 #include "hadal/status.h"
 
