@@ -5,6 +5,7 @@
 #define HADAL_COMMANDS_H
 
 #include <signal.h>
+#include <stddef.h>
 
 #include "hadal/config.h"
 #include "hadal/status.h"
@@ -14,6 +15,9 @@ typedef struct hd_run_hooks {
     const volatile sig_atomic_t *stop_signal; /* not 0: save and leave with HD_E_SIGNAL; the program's handlers set it */
     int progress;                             /* 1: a terminal is there for HD_LOG_PROGRESS lines; 2: and results go to it too, so
                                                * that fast steps need no line of their own */
+    void (*write)(void *context, const char *data, size_t n); /* decode: takes the answer's text as it is made, whole characters at a
+                                                               * time; NULL: the answer comes as one line at its end */
+    void *write_context;
 } hd_run_hooks;
 
 /* `hadal train`: pre-training, resumed from the run's newest valid checkpoint when there is one. */
@@ -26,7 +30,7 @@ hd_status hd_cmd_plan(const hd_config *config, hd_err *err) HD_CHECK_RESULT;
  * that was asked for does not hold, after all records were reported. */
 hd_status hd_cmd_check(const hd_config *config, const hd_run_hooks *hooks, hd_err *err) HD_CHECK_RESULT;
 
-/* `hadal decode`: continues a prompt from a checkpoint by forward passes over the whole context. */
+/* `hadal decode`: continues a prompt, or answers it by a chat template, from a HuggingFace folder or a run's checkpoint. */
 hd_status hd_cmd_decode(const hd_config *config, const hd_run_hooks *hooks, hd_err *err) HD_CHECK_RESULT;
 
 /* `hadal convert FROM TO`: a model folder, or a run's newest checkpoint, as another HuggingFace folder; docs/convert.md. */

@@ -69,6 +69,7 @@ static hd_status run_configured(const hd_cli_call *call, with_hooks body, bool s
     }
     if (saves_on_signal) { hd_cli_catch_signals(); }
     hd_run_hooks hooks = {.stop_signal = hd_cli_stop_signal(), .progress = hd_cli_terminal_progress()};
+    if (hooks.progress == 2) { hooks.write = hd_cli_write; } /* somebody reads along */
     HD_TRY(body(config, &hooks, err));
 out:
     hd_config_free(config);
@@ -297,8 +298,8 @@ const hd_cli_command hd_cli_commands[] = {
                  "hadal plan model_name=deepseek-mini device_memory_gb=22"},
     {.name = "decode", .arguments = KEYS, .takes_keys = true, .run = run_decode,
      .summary = "continue a prompt from a checkpoint",
-     .text = "Each new token runs the model over the whole text so far.  max_target_length is the length of prompt and\n"
-             "answer together, max_prefill_predict_length the most tokens a prompt may have.",
+     .text = "max_target_length is the length of prompt and answer together, max_prefill_predict_length the most tokens a\n"
+             "prompt may have.  On a terminal the answer appears as it is made; elsewhere it is one line at the end.",
      .examples = "hadal decode model_name=deepseek-mini load_parameters_path=runs/book \\\n"
                  "    prompt='It was a dark and' max_prefill_predict_length=64 max_target_length=256"},
     {.name = "state-hash", .arguments = "CHECKPOINT", .run = run_state_hash,

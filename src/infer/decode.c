@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/path.h"
 #include "base/rng.h"
+#include "checkpoint/checkpoint.h"
 #include "hadal/commands.h"
 #include "hadal/log.h"
 #include "infer/engine.h"
@@ -23,7 +24,7 @@ typedef struct decoder {
     hd_engine *engine;
     hd_sampler sampler;
     hd_ids ids;          /* prompt and answer */
-    int64_t n_prompt;
+    int64_t n_prompt, most; /* tokens of the prompt; of prompt and answer */
     float *logits;       /* (V) */
     int32_t *order;      /* (V): working memory of the sampler */
     hd_buf log_probs;    /* of the answer's tokens, when asked for */
@@ -40,10 +41,22 @@ static hd_status find_checkpoint(const hd_config *config, char **path, hd_err *e
     return hd_path_join(hd_config_str(config, HD_KEY_base_output_directory), hd_config_str(config, HD_KEY_run_name), path, err);
 }
 
+/* max_target_length; when nobody set it, no more than the model has. */
+static hd_status find_limit(decoder *d, const char *path, hd_err *err)
+{
+    hd_dims dims;
+    hd_status st = hd_ckpt_read_dims(path, &dims, err);
+    d->most = hd_config_int(d->config, HD_KEY_max_target_length);
+    if (st == HD_OK && !hd_config_is_set(d->config, HD_KEY_max_target_length) && d->most > dims.max_position_embeddings) {
+        d->most = dims.max_position_embeddings;
+    }
+    return st;
+}
+
 static hd_status read_prompt(decoder *d, hd_err *err)
 {
     const hd_config *c = d->config;
-    int64_t limit = hd_config_int(c, HD_KEY_max_prefill_predict_length), most = hd_config_int(c, HD_KEY_max_target_length);
+    int64_t limit = hd_config_int(c, HD_KEY_max_prefill_predict_length), most = d->most;
     hd_status st = hd_tokenizer_from_config(c, &d->tokenizer, err);
     if (st == HD_OK) { st = hd_prompt_encode(c, d->tokenizer, &d->ids, err); }
     if (st != HD_OK) { return st; }
@@ -60,7 +73,7 @@ static hd_status open_decoder(decoder *d, const char *path, hd_err *err)
     hd_status st;
     const hd_config *c = d->config;
     void *memory = NULL;
-    hd_engine_options options = {.n_session = 1, .capacity = hd_config_int(c, HD_KEY_max_target_length), .chunk = CHUNK};
+    hd_engine_options options = {.n_session = 1, .capacity = d->most, .chunk = CHUNK};
     if (hd_config_bool(c, HD_KEY_use_chunked_prefill)) { options.chunk = hd_config_int(c, HD_KEY_prefill_chunk_size); }
     if (options.chunk > d->n_prompt) { options.chunk = d->n_prompt; }
     HD_TRY(hd_engine_open(c, path, &options, &d->engine, err));
@@ -116,11 +129,20 @@ static int64_t choose(decoder *d)
     return token;
 }
 
+/* What is new in the text. */
+static void show(const hd_run_hooks *hooks, const hd_buf *text, size_t *shown)
+{
+    if (hooks->write == NULL || text->failed != HD_OK || text->n == *shown) { return; }
+    hooks->write(hooks->write_context, text->data + *shown, text->n - *shown);
+    *shown = text->n;
+}
+
 static hd_status generate(decoder *d, const hd_run_hooks *hooks, hd_buf *text, hd_err *err)
 {
     hd_status st = HD_OK;
     hd_decode_stream stream;
-    int64_t most = hd_config_int(d->config, HD_KEY_max_target_length), session = 0;
+    size_t shown = 0;
+    int64_t session = 0;
     double start = hd_clock_now_s();
     HD_TRY(hd_engine_extend(d->engine, session, d->ids.id, d->n_prompt, d->logits, err));
     d->prefill_s = hd_clock_now_s() - start;
@@ -131,11 +153,14 @@ static hd_status generate(decoder *d, const hd_run_hooks *hooks, hd_buf *text, h
         if (is_end(d, token)) { break; }
         HD_TRY(hd_ids_append(&d->ids, &token, 1, err));
         hd_decode_stream_feed(&stream, token, text);
-        if ((int64_t)d->ids.n == most) { break; }
+        show(hooks, text, &shown);
+        if ((int64_t)d->ids.n == d->most) { break; }
         HD_TRY(hd_engine_step(d->engine, &session, &token, 1, d->logits, err));
     }
     d->generate_s = hd_clock_now_s() - start;
     hd_decode_stream_end(&stream, text);
+    show(hooks, text, &shown);
+    if (hooks->write != NULL) { hooks->write(hooks->write_context, "\n", 1); }
     st = hd_buf_check(text, err);
 out:
     return st;
@@ -152,12 +177,12 @@ static void report(const decoder *d)
            (double)hd_engine_memory_bytes(d->engine) / 1e9);
 }
 
-static hd_status print_answer(const decoder *d, const hd_buf *answer, hd_err *err)
+static hd_status print_answer(const decoder *d, const hd_run_hooks *hooks, const hd_buf *answer, hd_err *err)
 {
     const char *want = hd_config_str(d->config, HD_KEY_autoregressive_decode_assert), *prompt = hd_config_str(d->config, HD_KEY_prompt);
     hd_status st = hd_buf_check(&d->log_probs, err);
     if (st != HD_OK) { return st; }
-    hd_log(HD_LOG_RESULT, "Input `%s` -> `%s`", prompt != NULL ? prompt : "", hd_buf_text(answer));
+    if (hooks->write == NULL) { hd_log(HD_LOG_RESULT, "Input `%s` -> `%s`", prompt != NULL ? prompt : "", hd_buf_text(answer)); }
     if (d->log_probs.n > 0) { hd_log(HD_LOG_RESULT, "log-probabilities of its tokens: %s", hd_buf_text(&d->log_probs)); }
     if (want != NULL && strncmp(hd_buf_text(answer), want, strlen(want)) != 0) {
         return HD_FAIL(err, HD_E_VERIFY, "the output does not begin with autoregressive_decode_assert: `%s`", want);
@@ -173,11 +198,12 @@ hd_status hd_cmd_decode(const hd_config *config, const hd_run_hooks *hooks, hd_e
     hd_buf answer = {0};
     HD_TRY(hd_sampler_from_config(config, &d.sampler, err));
     HD_TRY(find_checkpoint(config, &path, err));
+    HD_TRY(find_limit(&d, path, err));
     HD_TRY(read_prompt(&d, err));
     HD_TRY(open_decoder(&d, path, err));
     HD_TRY(generate(&d, hooks, &answer, err));
     report(&d);
-    HD_TRY(print_answer(&d, &answer, err));
+    HD_TRY(print_answer(&d, hooks, &answer, err));
 out:
     close_decoder(&d);
     hd_free(path);
