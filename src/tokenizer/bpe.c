@@ -6,7 +6,7 @@
 
 #include "base/alloc.h"
 
-enum { SHORT = 64 /* up to here looking through all pairs for each merge is faster than a list */ };
+enum { SHORT = 128 /* up to here the list of bpe_long.c is slower */, BLOCK = 8, END = 255 };
 
 hd_status hd_bpe_open(hd_bpe *bpe, size_t n_merge, uint64_t seed, hd_err *err)
 {
@@ -44,51 +44,86 @@ void hd_bpe_work_free(hd_bpe_work *work)
     *work = (hd_bpe_work){0};
 }
 
-/* symbol[i] and symbol[i + 1] merge as merge[i] (hd_bpe_find) says. */
+/* Symbols stay where their first bytes are, linked through `after` and `before`.  merge[i] is what hd_bpe_find says of symbol i and the one after
+ * it, and least[k] the smallest of eight of them, so that the lowest rank is found by looking at a few. */
 typedef struct short_piece {
-    size_t n;
-    uint64_t merge[SHORT];
+    size_t n_block;
+    uint64_t merge[SHORT], least[SHORT / BLOCK];
     uint32_t symbol[SHORT];
+    uint8_t before[SHORT], after[SHORT]; /* END: none */
 } short_piece;
+
+static void refresh(short_piece *p, size_t block)
+{
+    const uint64_t *merge = p->merge + block * BLOCK;
+    uint64_t least = merge[0];
+    for (size_t i = 1; i < BLOCK; i++) { least = merge[i] < least ? merge[i] : least; }
+    p->least[block] = least;
+}
+
+static void look_up(const hd_bpe *bpe, short_piece *p, size_t i)
+{
+    p->merge[i] = p->after[i] == END ? HD_NO_MERGE : hd_bpe_find(bpe, p->symbol[i], p->symbol[p->after[i]]);
+}
+
+/* The first of the pairs with the lowest rank; SIZE_MAX when none has one. */
+static size_t lowest(const short_piece *p)
+{
+    uint64_t least = p->least[0];
+    size_t block = 0, i = 0;
+    for (size_t k = 1; k < p->n_block; k++) {
+        bool less = p->least[k] < least;
+        least = less ? p->least[k] : least;
+        block = less ? k : block;
+    }
+    if (least == HD_NO_MERGE) { return SIZE_MAX; }
+    for (i = block * BLOCK; p->merge[i] != least; i++) {}
+    return i;
+}
 
 static void merge_at(const hd_bpe *bpe, short_piece *p, size_t i)
 {
-    size_t tail = p->n - i - 2; /* symbols behind the pair */
+    size_t gone = p->after[i], before = p->before[i];
     p->symbol[i] = (uint32_t)p->merge[i];
-    memmove(p->symbol + i + 1, p->symbol + i + 2, tail * sizeof p->symbol[0]);
-    if (tail > 0) { memmove(p->merge + i + 1, p->merge + i + 2, (tail - 1) * sizeof p->merge[0]); }
-    p->n--;
-    if (i > 0) { p->merge[i - 1] = hd_bpe_find(bpe, p->symbol[i - 1], p->symbol[i]); }
-    if (i + 1 < p->n) { p->merge[i] = hd_bpe_find(bpe, p->symbol[i], p->symbol[i + 1]); }
+    p->after[i] = p->after[gone];
+    if (p->after[i] != END) { p->before[p->after[i]] = (uint8_t)i; }
+    p->merge[gone] = HD_NO_MERGE;
+    look_up(bpe, p, i);
+    if (before != END) {
+        look_up(bpe, p, before);
+        if (before / BLOCK != i / BLOCK) { refresh(p, before / BLOCK); }
+    }
+    if (gone / BLOCK != i / BLOCK) { refresh(p, gone / BLOCK); }
+    refresh(p, i / BLOCK);
 }
 
-/* The first of the pairs with the lowest rank, without a branch that could not be foretold. */
-static size_t lowest(const short_piece *p)
+/* The symbols of the bytes, linked; how many. */
+static size_t fill(const hd_bpe *bpe, const char *piece, size_t n, short_piece *p)
 {
-    uint64_t least = p->merge[0];
-    size_t best = 0;
-    for (size_t i = 1; i + 1 < p->n; i++) {
-        bool less = p->merge[i] < least;
-        least = less ? p->merge[i] : least;
-        best = less ? i : best;
+    size_t m = 0;
+    for (size_t i = 0; i < n; i++) {
+        int32_t id = bpe->byte_id[(unsigned char)piece[i]];
+        if (id < 0) { continue; }
+        p->symbol[m] = (uint32_t)id;
+        p->before[m] = (uint8_t)(m == 0 ? END : m - 1);
+        p->after[m] = (uint8_t)(m + 1);
+        m++;
     }
-    return best;
+    if (m > 0) { p->after[m - 1] = END; }
+    return m;
 }
 
 hd_status hd_bpe_encode(const hd_bpe *bpe, hd_bpe_work *work, const char *piece, size_t n, hd_ids *ids, hd_err *err)
 {
     short_piece p;
     if (n > SHORT) { return hd_bpe_encode_long(bpe, work, piece, n, ids, err); }
-    p.n = 0;
-    for (size_t i = 0; i < n; i++) {
-        int32_t id = bpe->byte_id[(unsigned char)piece[i]];
-        if (id >= 0) { p.symbol[p.n++] = (uint32_t)id; }
-    }
-    for (size_t i = 0; i + 1 < p.n; i++) { p.merge[i] = hd_bpe_find(bpe, p.symbol[i], p.symbol[i + 1]); }
-    while (p.n > 1) {
-        size_t best = lowest(&p);
-        if (p.merge[best] == HD_NO_MERGE) { break; }
-        merge_at(bpe, &p, best);
-    }
-    return hd_ids_append(ids, (const int32_t *)p.symbol, p.n, err);
+    size_t m = fill(bpe, piece, n, &p), count = 0, at;
+    if (m == 0) { return HD_OK; }
+    p.n_block = (m + BLOCK - 1) / BLOCK;
+    for (size_t i = 0; i < m; i++) { look_up(bpe, &p, i); }
+    for (size_t i = m; i < p.n_block * BLOCK; i++) { p.merge[i] = HD_NO_MERGE; }
+    for (size_t k = 0; k < p.n_block; k++) { refresh(&p, k); }
+    while ((at = lowest(&p)) != SIZE_MAX) { merge_at(bpe, &p, at); }
+    for (at = 0; at != END; at = p.after[at]) { p.symbol[count++] = p.symbol[at]; } /* never overtakes */
+    return hd_ids_append(ids, (const int32_t *)p.symbol, count, err);
 }
