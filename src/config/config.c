@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/path.h"
 #include "config/config_internal.h"
+#include "config/value.h"
 
 void hd_layer_free(hd_layer *layer)
 {
@@ -149,8 +150,19 @@ bool hd_config_is_null(const hd_config *config, hd_config_key key)
     return config->merged.value[key].is_null;
 }
 
+/* base.yml repeats the table's defaults: a value that it holds unchanged is nobody's wish. */
 bool hd_config_is_set(const hd_config *config, hd_config_key key)
 {
     assert((unsigned)key < HD_KEY_COUNT);
-    return config->merged.origin[key].kind != HD_ORIGIN_DEFAULT && config->merged.origin[key].kind != HD_ORIGIN_DERIVED;
+    hd_origin origin = config->merged.origin[key];
+    if (origin.kind == HD_ORIGIN_FILE) {
+        hd_value fallback = {0};
+        hd_err ignored;
+        bool is_base = strcmp(hd_path_base(config->files[origin.file]), "base.yml") == 0;
+        bool same = is_base && hd_value_default(hd_key_row_of(key), &fallback, &ignored) == HD_OK &&
+                    hd_value_equal(hd_key_row_of(key), &fallback, &config->merged.value[key]);
+        hd_value_free(&fallback);
+        return !same;
+    }
+    return origin.kind != HD_ORIGIN_DEFAULT && origin.kind != HD_ORIGIN_DERIVED;
 }
