@@ -13,7 +13,6 @@
 #include "checkpoint/hf_map.h"
 #include "checkpoint/layout.h"
 #include "checkpoint/names.h"
-#include "hadal/log.h"
 
 enum {
     MAX_INDEX_BYTES = 32 << 20,
@@ -442,11 +441,7 @@ hd_status hd_folder_dims(const hd_folder *folder, hd_dims *dims, hd_err *err)
 {
     if (folder->config == NULL) { return HD_FAIL(err, HD_E_CONFIG, "%s: config.json is missing", folder->path); }
     hd_status st = hd_hf_config_parse(folder->config, folder->config_n, folder->path, dims, err);
-    if (st == HD_OK && dims->n_mtp > 0 && !has_layers_from(folder, dims->n_layer)) {
-        hd_log(HD_LOG_INFO, "%s: num_nextn_predict_layers is %" PRId64 " and no tensor of layer %" PRId64 " is there: going on without MTP",
-               folder->path, dims->n_mtp, dims->n_layer);
-        dims->n_mtp = 0;
-    }
+    if (st == HD_OK && dims->n_mtp > 0 && !has_layers_from(folder, dims->n_layer)) { dims->n_mtp = 0; }
     return st;
 }
 
