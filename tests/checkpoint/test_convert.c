@@ -438,6 +438,83 @@ static void training_checkpoint(void **state)
     rig_close(&g);
 }
 
+/* A copy of a folder in which the experts of every layer are fused, as transformers 5 holds them. */
+static void write_fused(const char *from, const char *to)
+{
+    enum { MOST = 256, E = 4, F = 8, D = 16 };
+    static file_tensor tensors[MOST];
+    static char names[MOST][96];
+    hd_folder f;
+    int n = 0;
+    assert_ok(hd_folder_open(from, -1, &f, &err));
+    for (int64_t i = 0; i < f.n_place; i++) {
+        const char *rest;
+        hd_st_info info = hd_folder_info(&f, i), part;
+        if (strstr(info.name, ".mlp.experts.") != NULL && strstr(info.name, ".experts.0.down_proj") == NULL) { continue; }
+        bool experts = strstr(info.name, ".mlp.experts.") != NULL;
+        long long layer = (long long)hd_hf_layer_of(info.name, &rest);
+        for (int k = 0; k < (experts ? 2 : 1); k++) {
+            file_tensor *t = &tensors[n];
+            *t = (file_tensor){.name = names[n], .dtype = info.dtype, .n_dim = info.n_dim};
+            if (!experts) {
+                memcpy(t->shape, info.shape, (size_t)info.n_dim * sizeof t->shape[0]);
+                (void)snprintf(names[n++], sizeof names[0], "%s", info.name);
+                t->data = stored_bytes(from, t->name, &part);
+                continue;
+            }
+            char *data = malloc(E * 2 * F * D * sizeof(float));
+            size_t at = 0;
+            for (int m = 0; m < E * 2; m++) {
+                char name[128];
+                if (k == 1 && m % 2 == 1) { continue; }
+                (void)snprintf(name, sizeof name, "model.layers.%lld.mlp.experts.%d.%s_proj.weight", layer, m / 2, k == 1 ? "down" : m % 2 == 0 ? "gate" : "up");
+                unsigned char *bytes = stored_bytes(from, name, &part);
+                memcpy(data + at, bytes, (size_t)part.bytes);
+                at += (size_t)part.bytes;
+                free(bytes);
+            }
+            *t = (file_tensor){names[n], info.dtype, 3, {E, k == 0 ? 2 * F : D, k == 0 ? D : F}, data};
+            (void)snprintf(names[n++], sizeof names[0], "model.layers.%lld.mlp.experts.%s", layer, k == 0 ? "gate_up_proj" : "down_proj");
+        }
+    }
+    write_tensors(to, "model.safetensors", tensors, n);
+    for (int i = 0; i < n; i++) { free((void *)(uintptr_t)tensors[i].data); }
+    char *config;
+    size_t length;
+    assert_ok(hd_io_read_file(hd_temp_path(from, "config.json"), 1 << 20, &config, &length, &err));
+    write_text(to, "config.json", config);
+    hd_free(config);
+    hd_folder_close(&f);
+}
+
+/* load_parameters_path: fused and FP8 folders give the weights that their plain conversions give. */
+static void models_in_other_forms(void **state)
+{
+    char run[4096], plain[4096], forms[2][4096], wide[4096], back[4096];
+    rig g;
+    rig_open(&g, HD_DTYPE_F32);
+    make_run(path_of(run, *state, "run"), &g, (int64_t[]){5}, 1);
+    rig_close(&g);
+    assert_ok(convert(run, path_of(plain, *state, "plain"), ""));
+    write_fused(plain, path_of(forms[0], *state, "fused"));
+    assert_ok(convert(forms[0], path_of(back, *state, "back"), ""));
+    assert_same_tensors(plain, back);
+    assert_ok(convert(plain, path_of(forms[1], *state, "fp8"), "save_dtype=float8_e4m3fn"));
+    assert_ok(convert(forms[1], path_of(wide, *state, "wide"), "save_dtype=float32"));
+    for (int i = 0; i < 2; i++) {
+        rig a, b;
+        rig_open(&a, HD_DTYPE_F32);
+        rig_open(&b, HD_DTYPE_F32);
+        assert_ok(hd_ckpt_load_parameters(forms[i], &a.ex, &a.model, &err));
+        assert_ok(hd_ckpt_load_parameters(i == 0 ? plain : wide, &b.ex, &b.model, &err));
+        for (int64_t p = 0; p < a.model.n_param; p++) {
+            assert_same_tensor(&a, &a.model.params[p].weight.value, &b, &b.model.params[p].weight.value, a.model.params[p].name);
+        }
+        rig_close(&a);
+        rig_close(&b);
+    }
+}
+
 static char *config_of(const char *dir)
 {
     char *text;
@@ -640,7 +717,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(stacked_and_transposed), CASE(rows_beyond_a_window),   CASE(quantised_by_definition),  CASE(ue8m0_comes_back),   CASE(stored_fp8_is_kept),
         CASE(values_that_do_not_fit), CASE(scales_at_the_limits),   CASE(forms_and_names),          CASE(longer_than_a_window), CASE(experts_taken_apart),
-        CASE(scales_and_weights_apart), CASE(training_checkpoint),  CASE(without_mtp),              CASE(incomplete_models),  CASE(configs),
+        CASE(scales_and_weights_apart), CASE(training_checkpoint),  CASE(models_in_other_forms), CASE(without_mtp),              CASE(incomplete_models),  CASE(configs),
         CASE(side_files),             CASE(targets_that_are_refused), CASE(another_has_the_lock),   CASE(many_tensors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
