@@ -265,6 +265,7 @@ class Watcher:
         self.note(here + "router_logits", logits)
         self.note(here + "expert_ids", ids)
         self.note(here + "expert_weights", weights.float())
+        self.note(here + "expert_gaps", gap)
 
     def note_experts(self, i, experts, out):
         if not hasattr(experts, "gate_up_proj"):

@@ -17,8 +17,10 @@ typedef struct entry {
     char name[NAME_LEN];
     const char *part; /* the name without its layer */
     double max_diff, max_dump, limit;
-    int64_t rows_done; /* rows of a tensor that comes in pieces */
-    int64_t n_differ;  /* rows of expert_ids with another set */
+    int64_t rows_done;  /* rows of a tensor that comes in pieces */
+    int64_t n_differ;   /* rows of expert_ids with another set, */
+    int64_t n_near;     /* and those where the dump says that it was a near-tie */
+    int64_t n_compared; /* rows, or single weights of experts, that were not left out */
 } entry;
 
 struct hd_bisect {
@@ -31,7 +33,8 @@ struct hd_bisect {
     int64_t n_token;
     entry *entries; /* in the order of the pass */
     int64_t n_entry, capacity, n_missing;
-    int32_t *ids; /* (n_token, k): experts of the layer in work */
+    int32_t *ids;   /* (n_token, k): experts of the layer in work */
+    bool *left_out; /* (n_token): went to other experts at a near-tie, or attends to one that did; not compared */
 };
 
 /* What stands between a tensor and the one before it. */
@@ -73,8 +76,10 @@ static void close_dump(hd_bisect *b)
     hd_block_file_close(&b->file);
     hd_free(b->tokens);
     hd_free(b->ids);
+    hd_free(b->left_out);
     b->dump = NULL;
     b->tokens = b->ids = NULL;
+    b->left_out = NULL;
     b->n_entry = b->n_missing = 0;
 }
 
@@ -123,6 +128,7 @@ hd_status hd_bisect_dump(hd_bisect *b, const char *path, const int32_t **tokens,
     }
     b->n_token = info.shape[0];
     HD_TRY(hd_alloc((size_t)b->n_token, sizeof *b->tokens, "tokens of a dump", (void **)&b->tokens, err));
+    HD_TRY(hd_alloc((size_t)b->n_token, sizeof *b->left_out, "tokens of a dump", (void **)&b->left_out, err));
     HD_TRY(hd_st_read(b->dump, at, 0, (size_t)info.bytes, b->tokens, err));
     *tokens = b->tokens;
     *n = b->n_token;
@@ -136,7 +142,7 @@ out:
 static double limit_of(const hd_bisect *b, int64_t layer)
 {
     double depth = (double)(layer < 0 ? b->n_layer : layer) + 1.0;
-    return (16.0 * b->unit + 32.0 * b->sum_unit) * sqrt(depth);
+    return (16.0 * b->unit + 8.0 * b->sum_unit) * sqrt(depth);
 }
 
 /* The entry of a name; a tensor that comes in pieces goes on with its own. */
@@ -185,31 +191,50 @@ static int64_t find_id(const int32_t *set, int64_t k, int32_t id)
     return -1;
 }
 
-static void compare_ids(const int32_t *ours, const int32_t *dump, int64_t n_row, int64_t k, entry *e)
+/* A set that differs counts unless the dump's own gap there is within the limit. */
+static hd_status compare_ids(hd_bisect *b, const char *layer, const int32_t *ours, const int32_t *dump, int64_t k,
+                             entry *e, hd_err *err)
 {
-    for (int64_t t = 0; t < n_row; t++) {
+    char name[NAME_LEN];
+    float *gaps = NULL;
+    (void)snprintf(name, sizeof name, "%s.expert_gaps", layer);
+    hd_status st = read_rows(b, name, HD_DTYPE_F32, 1, 0, b->n_token, (void **)&gaps, err);
+    for (int64_t t = 0; st == HD_OK && t < b->n_token; t++) {
         bool same = true;
         for (int64_t j = 0; j < k; j++) { same = same && find_id(dump + t * k, k, ours[t * k + j]) >= 0; }
-        e->n_differ += !same;
+        if (same || b->left_out[t]) { continue; }
+        bool near = gaps != NULL && (double)gaps[t] <= e->limit;
+        b->left_out[t] = near;
+        e->n_near += near;
+        e->n_differ += !near;
     }
-    e->max_dump = 1.0;
-    e->max_diff = (double)e->n_differ / (double)n_row; /* shown as a share of the tokens */
+    hd_free(gaps);
+    return st;
 }
 
 /* Weights by expert, whatever the order of the experts of a token; those of experts that only one side chose are left out. */
-static hd_status compare_expert_weights(hd_bisect *b, const char *name, const float *ours, const float *dump,
-                                        int64_t n_row, int64_t k, entry *e, hd_err *err)
+static hd_status compare_expert_weights(hd_bisect *b, const char *layer, const float *ours, const float *dump,
+                                        int64_t k, entry *e, hd_err *err)
 {
-    char ids_name[NAME_LEN];
+    char name[NAME_LEN];
     int32_t *dump_ids = NULL;
-    (void)snprintf(ids_name, sizeof ids_name, "%.*s.expert_ids", (int)(strrchr(name, '.') - name), name);
-    hd_status st = read_rows(b, ids_name, HD_DTYPE_I32, k, 0, n_row, (void **)&dump_ids, err);
-    for (int64_t i = 0; st == HD_OK && dump_ids != NULL && b->ids != NULL && i < n_row * k; i++) {
+    (void)snprintf(name, sizeof name, "%s.expert_ids", layer);
+    hd_status st = read_rows(b, name, HD_DTYPE_I32, k, 0, b->n_token, (void **)&dump_ids, err);
+    for (int64_t i = 0; st == HD_OK && dump_ids != NULL && b->ids != NULL && i < b->n_token * k; i++) {
         int64_t t = i / k, at = find_id(dump_ids + t * k, k, b->ids[i]);
-        if (at >= 0) { compare_values(ours + i, dump + t * k + at, 1, e); }
+        if (at >= 0 && !b->left_out[t]) {
+            compare_values(ours + i, dump + t * k + at, 1, e);
+            e->n_compared++;
+        }
     }
     hd_free(dump_ids);
     return st;
+}
+
+/* In the next layer, tokens behind one that was left out attend to it. */
+static void leave_out_behind(hd_bisect *b)
+{
+    for (int64_t t = 1; t < b->n_token; t++) { b->left_out[t] = b->left_out[t] || b->left_out[t - 1]; }
 }
 
 static hd_status compare(hd_bisect *b, const char *name, const char *part, int64_t layer, const void *ours,
@@ -218,6 +243,8 @@ static hd_status compare(hd_bisect *b, const char *name, const char *part, int64
     hd_status st;
     entry *e;
     void *dump = NULL;
+    char prefix[32];
+    (void)snprintf(prefix, sizeof prefix, "layers.%" PRId64, layer);
     HD_TRY(entry_of(b, name, part, layer, &e, err));
     HD_TRY(read_rows(b, name, ids ? HD_DTYPE_I32 : HD_DTYPE_F32, width, e->rows_done, n_row, &dump, err));
     if (dump == NULL) {
@@ -226,11 +253,16 @@ static hd_status compare(hd_bisect *b, const char *name, const char *part, int64
         return HD_OK;
     }
     if (ids) {
-        compare_ids(ours, dump, n_row, width, e);
+        HD_TRY(compare_ids(b, prefix, ours, dump, width, e, err));
     } else if (strcmp(part, "expert_weights") == 0) {
-        HD_TRY(compare_expert_weights(b, name, ours, dump, n_row, width, e, err));
+        HD_TRY(compare_expert_weights(b, prefix, ours, dump, width, e, err));
     } else {
-        compare_values(ours, dump, n_row * width, e);
+        for (int64_t t = 0; t < n_row; t++) {
+            if (b->left_out[e->rows_done + t]) { continue; }
+            compare_values((const float *)ours + t * width, (const float *)dump + t * width, width, e);
+            e->n_compared++;
+        }
+        if (strcmp(part, "output") == 0 && layer + 1 < b->n_layer) { leave_out_behind(b); }
     }
     e->rows_done += n_row;
 out:
@@ -307,6 +339,16 @@ static const char *between(const entry *e)
     return "";
 }
 
+static void report_ids(const hd_bisect *b, const entry *e)
+{
+    char near[80] = "";
+    if (e->n_near > 0) {
+        (void)snprintf(near, sizeof near, ", %" PRId64 " more at near-ties, left out from here on", e->n_near);
+    }
+    hd_log(HD_LOG_RESULT, "  %-28s %10" PRId64 " of %" PRId64 " tokens%s%s", e->name, e->n_differ, b->n_token, near,
+           e->n_differ > 0 ? "  differs" : "");
+}
+
 hd_status hd_bisect_report(const hd_bisect *b, const char **first, hd_err *err)
 {
     const entry *found = NULL;
@@ -316,8 +358,9 @@ hd_status hd_bisect_report(const hd_bisect *b, const char **first, hd_err *err)
         const entry *e = &b->entries[i];
         bool other = differs(e);
         if (strcmp(e->part, "expert_ids") == 0) {
-            hd_log(HD_LOG_RESULT, "  %-28s %10" PRId64 " of %" PRId64 " tokens%s", e->name, e->n_differ, b->n_token,
-                   other ? "  differs" : "");
+            report_ids(b, e);
+        } else if (e->n_compared == 0) {
+            hd_log(HD_LOG_RESULT, "  %-28s   no token is left to compare", e->name);
         } else {
             hd_log(HD_LOG_RESULT, "  %-28s %10.2e   limit %.1e%s", e->name, relative(e), e->limit,
                    other ? "  differs" : "");

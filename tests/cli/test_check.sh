@@ -50,4 +50,10 @@ wants 1 "cut.jsonl: line 1, column 2001: the file ends inside a record"
 sed 's/"logits": \[\[[^,]*/"logits": [[NaN/' "$tmp/golden.jsonl" >"$tmp/nan.jsonl"
 run check $keys --max_kl_div=2e-4 --golden_logits_path="$tmp/nan.jsonl"
 wants 1 "nan.jsonl: line 1, column " "want a finite number (NaN and Infinity are none)"
+
+# Output that cannot be written fails the command.
+run check $keys --max_kl_div=2e-4 --golden_logits_path="$tmp/golden.jsonl" output_logits_path=/dev/full
+wants 1 "/dev/full"
+run check $keys --max_kl_div=2e-4 --golden_logits_path="$tmp/golden.jsonl" metrics_file=/dev/full
+wants 1 "/dev/full"
 finish
