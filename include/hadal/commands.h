@@ -40,6 +40,9 @@ hd_status hd_cmd_convert(const hd_config *config, const char *from, const char *
  * regular expression over names, or NULL. */
 hd_status hd_cmd_inspect(const char *path, const char *pattern, hd_err *err) HD_CHECK_RESULT;
 
+/* The same of the model that a configuration describes, without any folder. */
+hd_status hd_cmd_inspect_model(const hd_config *config, hd_err *err) HD_CHECK_RESULT;
+
 /* `hadal diff A B`: two folders value by value.  HD_E_VERIFY when they differ. */
 hd_status hd_cmd_diff(const char *a, const char *b, const hd_run_hooks *hooks, hd_err *err) HD_CHECK_RESULT;
 

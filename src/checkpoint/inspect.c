@@ -176,6 +176,14 @@ static void print_totals(const hd_listing *list, const hd_folder *f)
     hd_log(HD_LOG_RESULT, "%" PRId64 " values as stored", elements);
 }
 
+static void print_counts(const hd_dims *dims)
+{
+    int64_t all = hd_dims_count_params(dims), active = hd_dims_count_active_params(dims);
+    hd_log(HD_LOG_RESULT, "DeepSeek-%s: %" PRId64 " parameters (%.3fB), %" PRId64 " active per token (%.3fB, with head, without embedding)%s",
+           dims->family == HD_FAMILY_V2 ? "V2" : "V3", all, (double)all / 1e9, active, (double)active / 1e9,
+           dims->n_mtp > 0 ? ", MTP not counted" : "");
+}
+
 /* Counts of a model that hadal knows, and whether the tensors are all of it. */
 static hd_status print_model(hd_folder *f, hd_err *err)
 {
@@ -193,9 +201,7 @@ static hd_status print_model(hd_folder *f, hd_err *err)
         hd_log(HD_LOG_WARN, "not a whole model: %s", why.msg);
         return HD_OK;
     }
-    hd_log(HD_LOG_RESULT, "DeepSeek-%s: %" PRId64 " parameters (%.3fB), %" PRId64 " active per token (%.3fB, with head, without embedding)%s",
-           dims.family == HD_FAMILY_V2 ? "V2" : "V3", hd_dims_count_params(&dims), (double)hd_dims_count_params(&dims) / 1e9,
-           hd_dims_count_active_params(&dims), (double)hd_dims_count_active_params(&dims) / 1e9, dims.n_mtp > 0 ? ", MTP not counted" : "");
+    print_counts(&dims);
     hd_log(HD_LOG_RESULT, "every tensor of the model is there, of the shape that config.json asks for");
     return HD_OK;
 }
@@ -227,4 +233,58 @@ hd_status hd_cmd_inspect(const char *path, const char *pattern, hd_err *err)
 {
     inspection in = {.pattern = pattern};
     return hd_scan_path(path, inspect_from, &in, err);
+}
+
+/* ---- a model that is not there ----------------------------------------------------------------------------------------------- */
+
+/* The lines that a folder of this model would have. */
+static hd_status print_table(const hd_model *model, hd_err *err)
+{
+    hd_status st;
+    hd_hf_ref *refs = NULL;
+    int64_t n = 0;
+    void *memory = NULL;
+    char name[HD_HF_NAME_MAX];
+    group_list groups = {0};
+    HD_TRY(hd_hf_list(model, HD_HF_MODEL, &refs, &n, err));
+    HD_TRY(hd_alloc((size_t)n, sizeof(hd_source_tensor), "tensors of a model", &memory, err));
+    hd_source_tensor *tensors = memory;
+    for (int64_t i = 0; i < n; i++) {
+        hd_tensor view = hd_hf_view(model, &refs[i]);
+        tensors[i] = (hd_source_tensor){.place = -1, .scale_place = -1, .dtype = view.dtype, .n_dim = view.n_dim, .rows = 1,
+                                        .columns = hd_tensor_count(&view)};
+        memcpy(tensors[i].shape, view.shape, (size_t)view.n_dim * sizeof view.shape[0]);
+        HD_TRY(hd_hf_name(model, &refs[i], name, err));
+        HD_TRY(group_add(&groups, name, &tensors[i], err));
+    }
+    for (int64_t i = 0; i < groups.n; i++) { print_group(&groups.rows[i]); }
+out:
+    hd_free(groups.rows);
+    hd_free(memory);
+    hd_free(refs);
+    return st;
+}
+
+hd_status hd_cmd_inspect_model(const hd_config *config, hd_err *err)
+{
+    hd_status st;
+    hd_dims dims;
+    hd_model_options options;
+    hd_arena memory, scratch;
+    hd_exec ex;
+    hd_model model = {0};
+    hd_arena_open_dry(&memory, "model");
+    hd_arena_open_dry(&scratch, "scratch");
+    HD_TRY(hd_dims_from_config(config, &dims, err));
+    HD_TRY(hd_model_options_from_config(config, false, &options, err));
+    HD_TRY(hd_exec_init(&ex, &scratch, 1, true, err));
+    HD_TRY(hd_model_open(&dims, &options, &ex, &memory, &model, err));
+    hd_log(HD_LOG_RESULT, "%s", hd_config_str(config, HD_KEY_model_name));
+    HD_TRY(print_table(&model, err));
+    print_counts(&dims);
+out:
+    hd_model_close(&model);
+    hd_arena_close(&scratch);
+    hd_arena_close(&memory);
+    return st;
 }

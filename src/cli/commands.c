@@ -161,8 +161,18 @@ static hd_status run_verify(const hd_cli_call *call, hd_err *err)
     return run_on_paths(call, 1, 2, "a folder and, to compare with, a file of digests: hadal verify DeepSeek-V3 v3.digests", verify, err);
 }
 
+static hd_status inspect_model(const hd_config *config, const hd_run_hooks *hooks, hd_err *err)
+{
+    (void)hooks;
+    return hd_cmd_inspect_model(config, err);
+}
+
 static hd_status run_inspect(const hd_cli_call *call, hd_err *err)
 {
+    const char *dot = call->argc > 0 ? strrchr(call->argv[0], '.') : NULL;
+    if (call->argc > 0 && (strchr(call->argv[0], '=') != NULL || (dot != NULL && strcmp(dot, ".yml") == 0))) {
+        return run_configured(call, inspect_model, false, err);
+    }
     if (call->argc < 1 || call->argc > 2) {
         return HD_FAIL(err, HD_E_CONFIG, "inspect takes a folder and, to list single tensors, a pattern (got %d words): "
                        "hadal inspect DeepSeek-V3 'layers[.]3[.]self_attn'", call->argc);
@@ -337,12 +347,14 @@ const hd_cli_command hd_cli_commands[] = {
          "    max_target_length=4 dtype=float32 matmul_precision=high --max_kl_div=2e-4 --golden_logits_path=golden.jsonl\n"
          "hadal check load_parameters_path=DeepSeek-V2-Lite dtype=float32 max_target_length=512 --bisect=dumps"},
     {.name = "eval", .arguments = "...", .summary = "score a benchmark"},
-    {.name = "inspect", .arguments = "FOLDER [PATTERN]", .run = run_inspect, .summary = "list the tensors of a folder",
+    {.name = "inspect", .arguments = "FOLDER [PATTERN] | [FILE.yml] key=value ...", .takes_keys = true, .run = run_inspect, .summary = "list the tensors of a folder",
      .text = "Names, shapes, dtypes, sizes, parameters in all and per token, and whether the model is whole; values are not read.\n"
              "FOLDER is a HuggingFace folder, a name in the hub's cache, a checkpoint or a run.  With PATTERN, an extended regular\n"
-             "expression, every matching tensor and its file.",
+             "expression, every matching tensor and its file.  With keys instead of a folder, the tensors and parameters that the\n"
+             "model of that configuration has.",
      .examples = "hadal inspect DeepSeek-V2-Lite\n"
-                 "hadal inspect DeepSeek-V3 'layers[.]61[.]'"},
+                 "hadal inspect DeepSeek-V3 'layers[.]61[.]'\n"
+                 "hadal inspect model_name=deepseek3-671b"},
     {.name = "diff", .arguments = "A B", .run = run_diff, .summary = "compare two folders value by value",
      .text = "Each tensor that differs: how many values, the largest absolute and relative difference, the first place.  FP8 and\n"
              "fused experts are compared as the values they stand for.  Exit status 3 when something differs.",
