@@ -15,7 +15,7 @@
 enum { CHUNK_BYTES = 64 << 10, ALIGNMENT = 16, FIRST_ITEMS = 4, FIRST_GROWN = 128 };
 
 const hd_tpl_limits hd_tpl_default_limits = {
-    .value_bytes = (size_t)40 << 20, .output_bytes = (size_t)16 << 20, .steps = 5000000, .depth = 1000};
+    .value_bytes = (size_t)40 << 20, .output_bytes = (size_t)16 << 20, .steps = 5000000, .depth = 400};
 
 /* ---- the run --------------------------------------------------------------------------------------------------------- */
 
