@@ -142,6 +142,30 @@ static void added_tokens_as_text(void **state)
     hd_tokenizer_close(t);
 }
 
+/* What an encoder remembers never changes an id: words that differ in their length alone, in a zero byte, beyond 15 bytes. */
+static void the_cache_is_exact(void **state)
+{
+    static const char letters[] = {'\0', 'a', 'b', '\x01', 't', 'h', 'e', ' '};
+    (void)state;
+    hd_tokenizer *t = open_fixture("gpt2");
+    hd_encoder *encoder;
+    hd_rng rng = hd_test_rng("cache");
+    char text[40];
+    assert_ok(hd_encoder_open(t, &encoder, &err));
+    for (uint64_t i = 0; i < 20000; i++) {
+        hd_ids cached = {0}, plain = {0};
+        size_t n = (size_t)(hd_rng_uniform(rng, 100 * i) * 39), kinds = 1 + i % 8;
+        for (size_t k = 0; k < n; k++) { text[k] = letters[(size_t)(hd_rng_uniform(rng, 100 * i + k + 1) * 0.999 * (double)kinds)]; }
+        assert_ok(hd_encoder_encode(encoder, text, n, HD_ENCODE_PLAIN, &cached, &err));
+        assert_ok(hd_tokenizer_encode(t, text, n, HD_ENCODE_PLAIN, &plain, &err));
+        assert_same_ids("(bytes)", &cached, &plain);
+        hd_ids_free(&cached);
+        hd_ids_free(&plain);
+    }
+    hd_encoder_close(encoder);
+    hd_tokenizer_close(t);
+}
+
 static void byte_tokenizer(void **state)
 {
     (void)state;
@@ -515,7 +539,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decodes_in_a_stream), cmocka_unit_test(decode_refuses_unknown_ids), cmocka_unit_test(ill_formed_text), cmocka_unit_test(added_tokens_as_text),
-        cmocka_unit_test(byte_tokenizer), cmocka_unit_test(threads_do_not_matter), cmocka_unit_test(hostile_texts), cmocka_unit_test(rules_of_config),
+        cmocka_unit_test(the_cache_is_exact), cmocka_unit_test(byte_tokenizer), cmocka_unit_test(threads_do_not_matter), cmocka_unit_test(hostile_texts), cmocka_unit_test(rules_of_config),
         cmocka_unit_test(chat_templates), cmocka_unit_test_setup_teardown(folders, hd_temp_setup, hd_temp_teardown), cmocka_unit_test(bad_files),
         cmocka_unit_test(damaged_files), cmocka_unit_test(every_allocation_fails),
     };
