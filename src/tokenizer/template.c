@@ -13,7 +13,7 @@ struct hd_template {
     hd_tpl_run memory; /* of the tree */
     char *source, *name;
     size_t n_source;
-    hd_tpl_node *body;
+    hd_tpl_node *body, *hidden;
 };
 
 static const hd_tpl_limits tree_limits = {.value_bytes = (size_t)56 << 20, .output_bytes = 1, .steps = UINT64_MAX, .depth = 0};
@@ -40,7 +40,7 @@ static hd_status compile(hd_template *t, const char *text, size_t n, hd_err *err
     t->memory.source = t->source;
     t->memory.n_source = t->n_source;
     t->memory.name = t->name;
-    HD_TRY(hd_tpl_parse(&t->memory, &t->body));
+    HD_TRY(hd_tpl_parse(&t->memory, &t->body, &t->hidden));
 out:
     t->memory.out = NULL;
     t->memory.err = NULL;
@@ -92,6 +92,9 @@ hd_status hd_template_render(const hd_template *template, hd_tpl_run *run, hd_tp
     run->n_source = template->n_source;
     run->name = template->name;
     hd_status st = hd_tpl_scope_new(run, NULL, &scope);
+    for (const hd_tpl_node *name = template->hidden; name != NULL && st == HD_OK; name = name->next) {
+        st = hd_tpl_scope_set(run, scope, name->text, name->n, hd_tpl_undefined(HD_TPL_UNDEFINED_NAME, name->text, name->n));
+    }
     if (st == HD_OK) { st = hd_tpl_exec_body(&eval, template->body, scope); }
     if (st == HD_OK) { st = hd_tpl_check_out(run); }
     run->source = NULL;

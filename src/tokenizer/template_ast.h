@@ -81,7 +81,8 @@ typedef struct hd_tpl_node {
     hd_tpl_value value;
 } hd_tpl_node;
 
-/* Parses run->source.  HD_E_CORRUPT: not a template; HD_E_UNSUPPORTED: outside the subset. */
-hd_status hd_tpl_parse(hd_tpl_run *run, hd_tpl_node **body) HD_CHECK_RESULT;
+/* Parses run->source.  hidden: NAMEs that are undefined until the template sets them, whatever the caller gives.
+ * HD_E_CORRUPT: not a template; HD_E_UNSUPPORTED: outside the subset. */
+hd_status hd_tpl_parse(hd_tpl_run *run, hd_tpl_node **body, hd_tpl_node **hidden) HD_CHECK_RESULT;
 
 #endif

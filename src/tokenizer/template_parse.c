@@ -19,7 +19,14 @@ typedef struct parser {
     int n_if;           /* conditions around, whose branches may never be reached */
     hd_tpl_node *macro; /* the innermost one around */
     bool uses_caller;
+    int n_scope;       /* bodies with names of their own around */
+    bool in_target;    /* a name is being assigned to */
+    int n_seen;        /* names met outside of such bodies, up to MAX_SEEN */
+    hd_tpl_node *seen; /* NAMEs */
+    hd_tpl_node *hidden;
 } parser;
+
+enum { MAX_SEEN = 256 };
 
 typedef enum tuple_mode {
     TUPLE_FULL = 0,
@@ -168,6 +175,60 @@ static bool node_is(const hd_tpl_node *node, const char *text)
     return node->n == strlen(text) && memcmp(node->text, text, node->n) == 0;
 }
 
+/* ---- names that hide ------------------------------------------------------------------------------------------------- */
+
+/* In Jinja2 a name that the template itself sets, outside of loops and the like and without a condition, is the template's own from the
+ * start: a loop further up that reads it finds it undefined, whatever the caller gave under that name.  Unless it was read outside before. */
+
+/* Whether a name was met before; it is from now on. */
+static hd_status see_name(parser *p, const char *name, size_t n, bool *seen)
+{
+    hd_tpl_node *fresh;
+    *seen = p->n_seen == MAX_SEEN; /* no template that is read by people has so many */
+    for (const hd_tpl_node *s = p->seen; s != NULL && !*seen; s = s->next) { *seen = s->n == n && memcmp(s->text, name, n) == 0; }
+    if (*seen) { return HD_OK; }
+    hd_status st = new_node(p, HD_TPL_NODE_NAME, 0, &fresh);
+    if (st != HD_OK) { return st; }
+    fresh->text = name;
+    fresh->n = (uint32_t)n;
+    fresh->next = p->seen;
+    p->seen = fresh;
+    p->n_seen++;
+    return HD_OK;
+}
+
+static hd_status read_name(parser *p, const hd_tpl_node *name)
+{
+    bool seen;
+    return p->n_scope == 0 ? see_name(p, name->text, name->n, &seen) : HD_OK;
+}
+
+static hd_status store_name(parser *p, const char *name, size_t n)
+{
+    bool seen;
+    hd_tpl_node *hidden;
+    if (p->n_scope > 0) { return HD_OK; }
+    hd_status st = see_name(p, name, n, &seen);
+    if (st != HD_OK || seen || p->n_if > 0) { return st; }
+    st = new_node(p, HD_TPL_NODE_NAME, 0, &hidden);
+    if (st != HD_OK) { return st; }
+    hidden->text = name;
+    hidden->n = (uint32_t)n;
+    hidden->next = p->hidden;
+    p->hidden = hidden;
+    return HD_OK;
+}
+
+static hd_status store_names(parser *p, const hd_tpl_node *target)
+{
+    if (target->kind == HD_TPL_NODE_NAME) { return store_name(p, target->text, target->n); }
+    for (const hd_tpl_node *item = target->a; target->kind == HD_TPL_NODE_TUPLE && item != NULL; item = item->next) {
+        hd_status st = store_names(p, item);
+        if (st != HD_OK) { return st; }
+    }
+    return HD_OK;
+}
+
 /* ---- primaries ------------------------------------------------------------------------------------------------------- */
 
 static hd_status parse_name(parser *p, bool with_namespace, hd_tpl_node **out)
@@ -186,7 +247,9 @@ static hd_status parse_name(parser *p, bool with_namespace, hd_tpl_node **out)
         return fail_here(p, HD_E_UNSUPPORTED, "varargs and kwargs of macros are not supported");
     }
     HD_TRY(advance(p));
-    if (with_namespace && (*out)->kind == HD_TPL_NODE_NAME && at_op(p, ".")) {
+    bool is_attr = with_namespace && at_op(p, ".");
+    if ((*out)->kind == HD_TPL_NODE_NAME && (is_attr || !p->in_target)) { HD_TRY(read_name(p, *out)); }
+    if (is_attr && (*out)->kind == HD_TPL_NODE_NAME) {
         HD_TRY(advance(p));
         if (p->now.type != HD_TPL_TOKEN_NAME) { return unexpected(p, "a name"); }
         HD_TRY(make(p, HD_TPL_NODE_NAMESPACE_ATTR, HD_TPL_OP_NONE, (*out)->at, *out, NULL, out));
@@ -698,7 +761,9 @@ out:
 
 static hd_status parse_target(parser *p, unsigned mode, hd_tpl_node **out)
 {
+    p->in_target = true;
     hd_status st = parse_tuple(p, mode | TUPLE_TARGET, out);
+    p->in_target = false;
     return st == HD_OK ? check_target(p, *out) : st;
 }
 
@@ -719,14 +784,18 @@ out:
     return st;
 }
 
-/* A body whose end tag is taken, within something that break and continue do not reach out of. */
-static hd_status parse_closed_block(parser *p, const char *end, bool is_function, hd_tpl_node **out)
+typedef enum block_kind { BLOCK_PLAIN, BLOCK_SCOPE, BLOCK_FUNCTION } block_kind;
+
+/* A body whose end tag is taken.  A scope has names of its own; out of a function break and continue do not reach either. */
+static hd_status parse_closed_block(parser *p, const char *end, block_kind kind, hd_tpl_node **out)
 {
     const char *const ends[] = {end, NULL};
-    int n_loop = p->n_loop;
-    if (is_function) { p->n_loop = 0; }
+    int n_loop = p->n_loop, n_scope = p->n_scope;
+    if (kind == BLOCK_FUNCTION) { p->n_loop = 0; }
+    if (kind != BLOCK_PLAIN) { p->n_scope++; }
     hd_status st = parse_block(p, ends, out);
     p->n_loop = n_loop;
+    p->n_scope = n_scope;
     return st == HD_OK ? advance(p) : st;
 }
 
@@ -743,8 +812,9 @@ static hd_status parse_set(parser *p, hd_tpl_node **out)
         HD_TRY(parse_tuple(p, TUPLE_FULL, &value));
     } else {
         HD_TRY(parse_filter(p, false, &value));
-        HD_TRY(parse_closed_block(p, "endset", false, &body));
+        HD_TRY(parse_closed_block(p, "endset", BLOCK_SCOPE, &body));
     }
+    HD_TRY(store_names(p, target));
     HD_TRY(new_node(p, assigns ? HD_TPL_NODE_SET : HD_TPL_NODE_SET_BLOCK, at, out));
     HD_TRY(adopt(p, *out, target, value, body));
 out:
@@ -765,13 +835,15 @@ static hd_status parse_for(parser *p, hd_tpl_node **out)
     HD_TRY(advance(p));
     HD_TRY(parse_tuple(p, TUPLE_NO_COND | TUPLE_UNTIL_RECURSIVE, &sequence));
     HD_TRY(skip_name(p, "if", &filtered));
+    p->n_scope++;
     if (filtered) { HD_TRY(parse_expression(p, true, &test)); }
     if (at_name(p, "recursive")) { return fail_here(p, HD_E_UNSUPPORTED, "recursive loops are not supported"); }
     HD_TRY(parse_block(p, ends, &body));
+    p->n_scope--;
     p->n_loop--;
     has_else = at_name(p, "else");
     HD_TRY(advance(p));
-    if (has_else) { HD_TRY(parse_closed_block(p, "endfor", false, &other)); }
+    if (has_else) { HD_TRY(parse_closed_block(p, "endfor", BLOCK_SCOPE, &other)); }
     HD_TRY(new_node(p, HD_TPL_NODE_FOR, at, &loop));
     HD_TRY(adopt(p, loop, body, other, NULL)); /* counts their heights */
     HD_TRY(adopt(p, loop, target, sequence, test));
@@ -796,7 +868,7 @@ static hd_status parse_if(parser *p, hd_tpl_node **out)
         condition = NULL;
         HD_TRY(advance(p));
         if (is_else) {
-            HD_TRY(parse_closed_block(p, "endif", false, &body));
+            HD_TRY(parse_closed_block(p, "endif", BLOCK_PLAIN, &body));
         } else {
             HD_TRY(parse_tuple(p, TUPLE_NO_COND, &condition));
             HD_TRY(parse_block(p, ends, &body));
@@ -851,10 +923,13 @@ static hd_status parse_macro(parser *p, hd_tpl_node **out)
     if (p->now.type != HD_TPL_TOKEN_NAME) { return unexpected(p, "a name"); }
     set_text(node, &p->now);
     HD_TRY(advance(p));
+    HD_TRY(store_name(p, node->text, node->n));
     p->macro = node;
     p->uses_caller = false;
+    p->n_scope++;
     HD_TRY(parse_parameters(p, &parameters));
-    HD_TRY(parse_closed_block(p, "endmacro", true, &body));
+    p->n_scope--;
+    HD_TRY(parse_closed_block(p, "endmacro", BLOCK_FUNCTION, &body));
     node->uses_caller = p->uses_caller;
     p->macro = outer;
     p->uses_caller = p->uses_caller || outer_uses_caller;
@@ -873,7 +948,7 @@ static hd_status parse_call_block(parser *p, hd_tpl_node **out)
     if (at_op(p, "(")) { HD_TRY(parse_parameters(p, &parameters)); }
     HD_TRY(parse_expression(p, true, &call));
     if (call->kind != HD_TPL_NODE_CALL) { return fail_here(p, HD_E_CORRUPT, "a call block wants a call"); }
-    HD_TRY(parse_closed_block(p, "endcall", true, &body));
+    HD_TRY(parse_closed_block(p, "endcall", BLOCK_FUNCTION, &body));
     HD_TRY(new_node(p, HD_TPL_NODE_CALL_BLOCK, at, out));
     HD_TRY(adopt(p, *out, call, parameters, body));
 out:
@@ -887,7 +962,7 @@ static hd_status parse_filter_block(parser *p, hd_tpl_node **out)
     size_t at = p->now.at;
     HD_TRY(advance(p));
     HD_TRY(parse_filter(p, true, &filter));
-    HD_TRY(parse_closed_block(p, "endfilter", false, &body));
+    HD_TRY(parse_closed_block(p, "endfilter", BLOCK_SCOPE, &body));
     HD_TRY(new_node(p, HD_TPL_NODE_FILTER_BLOCK, at, out));
     HD_TRY(adopt(p, *out, filter, NULL, body));
 out:
@@ -908,7 +983,7 @@ static hd_status parse_with(parser *p, hd_tpl_node **out)
         HD_TRY(make(p, HD_TPL_NODE_PAIR, HD_TPL_OP_NONE, target->at, target, value, last));
         last = &(*last)->next;
     }
-    HD_TRY(parse_closed_block(p, "endwith", false, &body));
+    HD_TRY(parse_closed_block(p, "endwith", BLOCK_SCOPE, &body));
     HD_TRY(new_node(p, HD_TPL_NODE_WITH, at, out));
     HD_TRY(adopt(p, *out, NULL, first, body));
 out:
@@ -921,7 +996,7 @@ static hd_status parse_generation(parser *p, hd_tpl_node **out)
     hd_tpl_node *body;
     size_t at = p->now.at;
     HD_TRY(advance(p));
-    HD_TRY(parse_closed_block(p, "endgeneration", true, &body));
+    HD_TRY(parse_closed_block(p, "endgeneration", BLOCK_FUNCTION, &body));
     HD_TRY(new_node(p, HD_TPL_NODE_GENERATION, at, out));
     HD_TRY(adopt(p, *out, NULL, NULL, body));
 out:
@@ -1026,10 +1101,12 @@ out:
     return st;
 }
 
-hd_status hd_tpl_parse(hd_tpl_run *run, hd_tpl_node **body)
+hd_status hd_tpl_parse(hd_tpl_run *run, hd_tpl_node **body, hd_tpl_node **hidden)
 {
     parser p = {.run = run};
     hd_tpl_lexer_open(&p.lexer, run);
     hd_status st = advance(&p);
-    return st == HD_OK ? parse_body(&p, NULL, body) : st;
+    if (st == HD_OK) { st = parse_body(&p, NULL, body); }
+    *hidden = p.hidden;
+    return st;
 }
