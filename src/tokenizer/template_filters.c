@@ -396,7 +396,7 @@ FILTER(do_reverse)
         list->items[i] = list->items[list->n - 1 - i];
         list->items[list->n - 1 - i] = other;
     }
-    if (a[0].type == HD_TPL_ITERATOR || a[0].type == HD_TPL_UNDEFINED) { return *out = hd_tpl_listed(HD_TPL_LIST, list), HD_OK; }
+    if (a[0].type == HD_TPL_ITERATOR) { return *out = hd_tpl_listed(HD_TPL_LIST, list), HD_OK; }
     if (a[0].type != HD_TPL_STRING) { return hd_tpl_iterator_new(run, list, out); }
     for (size_t i = 0; i < list->n; i++) { hd_buf_append(run->out, list->items[i].text, list->items[i].n); }
     return hd_tpl_take(run, mark, out);

@@ -150,7 +150,7 @@ hd_status hd_tpl_exec_for(hd_tpl_eval *eval, const hd_tpl_node *node, hd_tpl_sco
     hd_status st = HD_OK;
     struct hd_tpl_loop *loop;
     hd_tpl_scope *inner = NULL;
-    bool found = true;
+    bool found = true, completed = false; /* an iteration came to its end */
     HD_TRY(open_loop(eval, node, scope, &loop));
     for (;;) {
         HD_TRY(step(loop, &found));
@@ -161,10 +161,11 @@ hd_status hd_tpl_exec_for(hd_tpl_eval *eval, const hd_tpl_node *node, hd_tpl_sco
         HD_TRY(hd_tpl_scope_set(eval->run, inner, "loop", 4, (hd_tpl_value){.type = HD_TPL_LOOP, .loop = loop}));
         HD_TRY(hd_tpl_exec_body(eval, node->d, inner));
         bool breaks = eval->flow == HD_TPL_FLOW_BREAK;
+        completed = completed || eval->flow == HD_TPL_FLOW_ON;
         eval->flow = HD_TPL_FLOW_ON;
         if (breaks) { break; }
     }
-    if (loop->index0 < 0 && node->e != NULL) {
+    if (!completed && node->e != NULL) { /* so Jinja2: also when every iteration was left by break or continue */
         HD_TRY(hd_tpl_scope_new(eval->run, scope, &inner));
         HD_TRY(hd_tpl_exec_body(eval, node->e, inner));
     }

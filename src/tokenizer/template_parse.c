@@ -177,9 +177,9 @@ static bool node_is(const hd_tpl_node *node, const char *text)
 
 /* ---- names that hide ------------------------------------------------------------------------------------------------- */
 
-/* In Jinja2 a name that the template itself sets, outside of loops and the like and without a condition, is the template's own from the
 /* In Jinja2 a name that the template itself sets, outside of loops and the like and without a condition, is its own from the
  * start: a loop further up that reads it finds it undefined, whatever the caller gave.  Unless it was read outside before. */
+
 /* Whether a name was met before; it is from now on. */
 static hd_status see_name(parser *p, const char *name, size_t n, bool *seen)
 {

@@ -456,6 +456,7 @@ double hd_tpl_as_double(hd_tpl_value number)
 static bool is_hashable(hd_tpl_value value, int depth)
 {
     if (value.type == HD_TPL_LIST || value.type == HD_TPL_DICT) { return false; }
+    if (value.type == HD_TPL_VIEW && value.kind != HD_TPL_VIEW_VALUES) { return false; }
     for (size_t i = 0; value.type == HD_TPL_TUPLE && i < value.list->n; i++) {
         if (depth == HD_TPL_MAX_VALUE_DEPTH || !is_hashable(value.list->items[i], depth + 1)) { return false; }
     }
