@@ -27,7 +27,4 @@ hd_status hd_cmd_tokenize(const hd_config *config, const hd_tokenize_input *inpu
 hd_status hd_cmd_tokenizer_train(const hd_config *config, const char *const *paths, int n_path, const hd_run_hooks *hooks,
                                  hd_err *err) HD_CHECK_RESULT;
 
-/* Versions of Unicode behind the pre-tokenisers and behind NFC, as one line of text. */
-const char *hd_tokenize_unicode_version(void);
-
 #endif

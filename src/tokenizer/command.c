@@ -10,7 +10,6 @@
 #include "base/parallel_for.h"
 #include "base/utf8.h"
 #include "tokenizer/tokenizer.h"
-#include "tokenizer/unicode.h"
 
 enum { FLUSH_BYTES = 1 << 16 };
 
@@ -254,9 +253,4 @@ out:
     hd_buf_free(&j.decoded);
     hd_buf_free(&j.out);
     return st;
-}
-
-const char *hd_tokenize_unicode_version(void)
-{
-    return "Unicode " HD_UNICODE_VERSION ", NFC as of Unicode " HD_UNICODE_NFC_VERSION;
 }

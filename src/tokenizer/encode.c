@@ -48,7 +48,10 @@ void hd_ids_free(hd_ids *ids)
 enum {
     CACHE_BITS = 16, /* 2 MiB: the second-level cache of a core and no more */
     WORD_BYTES = 15,
-    WORD_IDS = 3
+    WORD_IDS = 3,
+    PHRASE_BITS = 13, /* 1 MiB */
+    PHRASE_BYTES = 62,
+    PHRASE_IDS = 16
 };
 
 /* A piece of up to 15 bytes and its ids.  The last byte of the key is the length, so that an empty entry (length 0) matches nothing. */
@@ -58,9 +61,17 @@ typedef struct word {
     uint32_t n;
 } word;
 
+/* A longer piece: long words, and what scripts without spaces put between two marks. */
+typedef struct phrase {
+    uint8_t n_byte, n; /* n_byte 0: empty */
+    char bytes[PHRASE_BYTES];
+    int32_t id[PHRASE_IDS];
+} phrase;
+
 struct hd_encoder {
     const hd_tokenizer *tokenizer;
     word *cache; /* NULL: none */
+    phrase *phrases;
     hd_bpe_work work;
     hd_regex_work *regex; /* NULL unless a pattern needs it */
     hd_buf clean, normal; /* the text with replacements, a stretch in form C */
@@ -116,6 +127,22 @@ static hd_status encode_uncached(hd_encoder *e, const char *piece, size_t n, con
     return st;
 }
 
+static hd_status encode_phrase(hd_encoder *e, const char *piece, size_t n, hd_err *err)
+{
+    phrase *p = &e->phrases[hd_vocab_hash(&e->tokenizer->vocab, piece, n, false) >> (64 - PHRASE_BITS)];
+    if (p->n_byte == n && memcmp(p->bytes, piece, n) == 0) { return hd_ids_append(e->ids, p->id, p->n, err); }
+    size_t before = e->ids->n;
+    hd_status st = encode_piece(e, piece, n, err);
+    size_t count = e->ids->n - before;
+    if (st == HD_OK && count <= PHRASE_IDS) {
+        p->n_byte = (uint8_t)n;
+        p->n = (uint8_t)count;
+        memcpy(p->bytes, piece, n);
+        memcpy(p->id, e->ids->id + before, count * sizeof p->id[0]);
+    }
+    return st;
+}
+
 /* A sink of hd_split_run.  The text goes on behind the last piece handed over as far as `ends` says, no further. */
 static hd_status encode_pieces(void *context, const char *text, size_t begin, const uint32_t *ends, size_t n, hd_err *err)
 {
@@ -126,7 +153,8 @@ static hd_status encode_pieces(void *context, const char *text, size_t begin, co
         size_t length = ends[i] - begin;
         uint64_t key[2];
         if (length > WORD_BYTES || e->cache == NULL) {
-            HD_TRY(encode_piece(e, text + begin, length, err));
+            bool kept = e->cache != NULL && length <= PHRASE_BYTES;
+            HD_TRY(kept ? encode_phrase(e, text + begin, length, err) : encode_piece(e, text + begin, length, err));
             continue;
         }
         make_key(text + begin, length, limit - begin, key);
@@ -240,6 +268,7 @@ static hd_status open_encoder(const hd_tokenizer *tokenizer, bool cached, hd_enc
     HD_TRY(hd_alloc(1, sizeof *e, "encoder", (void **)&e, err));
     e->tokenizer = tokenizer;
     if (cached && !tokenizer->is_byte) { HD_TRY(hd_alloc((size_t)1 << CACHE_BITS, sizeof *e->cache, "cache of words", (void **)&e->cache, err)); }
+    if (e->cache != NULL) { HD_TRY(hd_alloc((size_t)1 << PHRASE_BITS, sizeof *e->phrases, "cache of phrases", (void **)&e->phrases, err)); }
     if (tokenizer->split.has_regex) { HD_TRY(hd_regex_work_open(&e->regex, err)); }
     *out = e;
     e = NULL;
@@ -257,6 +286,7 @@ void hd_encoder_close(hd_encoder *encoder)
 {
     if (encoder == NULL) { return; }
     hd_free(encoder->cache);
+    hd_free(encoder->phrases);
     hd_bpe_work_free(&encoder->work);
     hd_regex_work_close(encoder->regex);
     hd_buf_free(&encoder->clean);

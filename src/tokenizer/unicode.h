@@ -10,7 +10,6 @@
 #include <stdint.h>
 
 #define HD_UNICODE_VERSION "16.0.0"
-#define HD_UNICODE_NFC_VERSION "9.0"
 
 enum {
     HD_UC_L = 1,      /* letters */

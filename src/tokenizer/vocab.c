@@ -55,9 +55,9 @@ static uint64_t mix(uint64_t h)
     return h ^ h >> 29;
 }
 
-static uint64_t hash_bytes(uint64_t seed, const char *bytes, size_t n, bool raw)
+uint64_t hd_vocab_hash(const hd_vocab *vocab, const char *bytes, size_t n, bool raw)
 {
-    uint64_t h = seed ^ (n * 2 + raw), word;
+    uint64_t h = vocab->seed ^ (n * 2 + raw), word;
     for (; n >= sizeof word; bytes += sizeof word, n -= sizeof word) {
         memcpy(&word, bytes, sizeof word);
         h = mix(h ^ word);
@@ -154,7 +154,7 @@ static size_t insert(hd_vocab *vocab, size_t id)
 {
     const hd_token *token = &vocab->token[id];
     bool raw = (token->flags & HD_TOKEN_RAW) != 0;
-    uint64_t hash = hash_bytes(vocab->seed, bytes_of(vocab, id), token->n, raw);
+    uint64_t hash = hd_vocab_hash(vocab, bytes_of(vocab, id), token->n, raw);
     size_t s = find_slot(vocab, bytes_of(vocab, id), token->n, raw, hash);
     if (vocab->slot[s] == 0) { vocab->slot[s] = (hash >> 32 << 32) | (uint32_t)(id + 1); }
     return s;
@@ -199,7 +199,7 @@ hd_status hd_vocab_add_raw(hd_vocab *vocab, const char *text, size_t n, int64_t 
 int32_t hd_vocab_find_bytes(const hd_vocab *vocab, const char *bytes, size_t n, bool raw)
 {
     if (vocab->n_slot == 0) { return -1; }
-    return (int32_t)(uint32_t)vocab->slot[find_slot(vocab, bytes, n, raw, hash_bytes(vocab->seed, bytes, n, raw))] - 1;
+    return (int32_t)(uint32_t)vocab->slot[find_slot(vocab, bytes, n, raw, hd_vocab_hash(vocab, bytes, n, raw))] - 1;
 }
 
 int32_t hd_vocab_find_text(const hd_vocab *vocab, const char *text, size_t n)

@@ -48,6 +48,9 @@ hd_status hd_vocab_index(hd_vocab *vocab, hd_err *err) HD_CHECK_RESULT;
 int32_t hd_vocab_find_bytes(const hd_vocab *vocab, const char *bytes, size_t n, bool raw); /* -1: none */
 int32_t hd_vocab_find_text(const hd_vocab *vocab, const char *text, size_t n);             /* as tokenizer.json writes it */
 
+/* A hash of bytes, seeded by the vocabulary. */
+uint64_t hd_vocab_hash(const hd_vocab *vocab, const char *bytes, size_t n, bool raw);
+
 /* Decodes a text of the byte alphabet into out (room for n bytes): its length, or SIZE_MAX when a character is not of it. */
 size_t hd_vocab_decode_symbols(const char *text, size_t n, char *out);
 
