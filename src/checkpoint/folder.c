@@ -269,7 +269,9 @@ static hd_status open_index(hd_folder *f, const char *path, hd_err *err)
     HD_TRY(read_index(f, text, n, path, true, &n_name, err));
     HD_TRY(read_index(f, text, n, path, false, &n_name, err));
     for (int64_t i = 0; i < f->n_file; i++) { n_tensor += hd_st_count(f->files[i].st); }
-    if (n_tensor != n_name) {
+    if (n_name == 0) {
+        st = HD_FAIL(err, HD_E_CORRUPT, "%s: its weight_map is empty", path);
+    } else if (n_tensor != n_name) {
         st = HD_FAIL(err, HD_E_CORRUPT, "%s: it names %" PRId64 " tensors, its files hold %" PRId64, path, n_name, n_tensor);
     }
 out:
@@ -437,11 +439,32 @@ static bool has_layers_from(const hd_folder *f, int64_t layer)
     return false;
 }
 
+/* A config.json that speaks of far more tensors than there are is not believed: what follows builds tables of them. */
+static hd_status check_size(const hd_folder *f, const char *name, const hd_dims *d, hd_err *err)
+{
+    bool fused = false;
+    for (int64_t i = 0; i < f->n_place && !fused; i++) { fused = strstr(hd_folder_info(f, i).name, ".mlp.experts.gate_up_proj") != NULL; }
+    int64_t layers = d->n_layer + d->n_mtp, n_moe = layers - d->n_dense_layer; /* each below 2^32 */
+    double wanted = 4.0 * (double)layers + (fused || n_moe <= 0 ? 0.0 : 3.0 * (double)n_moe * (double)d->n_expert);
+    if (wanted <= 2.0 * (double)f->n_place + 64.0) { return HD_OK; }
+    return HD_FAIL(err, HD_E_CONFIG, "%s: %" PRId64 " layers with %" PRId64 " experts, and the folder holds %" PRId64 " tensors", name, layers,
+                   d->n_expert, f->n_place);
+}
+
 hd_status hd_folder_dims(const hd_folder *folder, hd_dims *dims, hd_err *err)
 {
-    if (folder->config == NULL) { return HD_FAIL(err, HD_E_CONFIG, "%s: config.json is missing", folder->path); }
-    hd_status st = hd_hf_config_parse(folder->config, folder->config_n, folder->path, dims, err);
-    if (st == HD_OK && dims->n_mtp > 0 && !has_layers_from(folder, dims->n_layer)) { dims->n_mtp = 0; }
+    hd_status st;
+    char *name = NULL;
+    HD_TRY(hd_path_join(folder->path, config_name, &name, err));
+    if (folder->config == NULL) {
+        st = HD_FAIL(err, HD_E_CONFIG, "%s: config.json is missing", folder->path);
+        goto out;
+    }
+    HD_TRY(hd_hf_config_parse(folder->config, folder->config_n, name, dims, err));
+    HD_TRY(check_size(folder, name, dims, err));
+    if (dims->n_mtp > 0 && !has_layers_from(folder, dims->n_layer)) { dims->n_mtp = 0; }
+out:
+    hd_free(name);
     return st;
 }
 

@@ -53,7 +53,7 @@ hd_st_info hd_folder_info(const hd_folder *folder, int64_t place);
 hd_st_reader *hd_folder_reader(const hd_folder *folder, int64_t place);
 
 /* What config.json says of the model.  MTP modules that it announces and the files lack do not count: many folders were
- * converted without them. */
+ * converted without them.  HD_E_CONFIG also when it speaks of many times the tensors that are there. */
 hd_status hd_folder_dims(const hd_folder *folder, hd_dims *dims, hd_err *err) HD_CHECK_RESULT;
 
 /* Verifies every block that was not read.  Does nothing without a manifest. */

@@ -558,6 +558,8 @@ static void incomplete_models(void **state)
     write_tensors(from, "model.safetensors", (file_tensor[]){{"lm_head.weight", HD_DTYPE_F32, 2, {32, 16}, zero}}, 1);
     write_text(from, "config.json", config.data);
     assert_fails(convert(from, path_of(to, *state, "to"), ""), HD_E_CONFIG, "tensor model.embed_tokens.weight is missing, the model wants F32 (32, 16)");
+    write_text(from, "config.json", "{\"model_type\": \"deepseek_v3\", \"num_hidden_layers\": 65536, \"n_routed_experts\": 65536}");
+    assert_fails(convert(from, to, ""), HD_E_CONFIG, "config.json: 65536 layers with 65536 experts, and the folder holds 1 tensors");
     write_text(from, "config.json", "{}");
     book_clear();
     assert_ok(convert(from, to, "")); /* no model that hadal knows */

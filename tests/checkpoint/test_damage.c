@@ -241,6 +241,7 @@ static void hostile_index(void **state)
         {"", "", HD_E_CORRUPT},
         {"[]", "", HD_E_CORRUPT},
         {"{}", "it has no weight_map", HD_E_CORRUPT},
+        {"{\"weight_map\": {}}", "its weight_map is empty", HD_E_CORRUPT},
         {"{\"weight_map\": {\"a\": \"../secret.safetensors\"}}", "plain name", HD_E_CORRUPT},
         {"{\"weight_map\": {\"a\": \"/etc/passwd\"}}", "plain name", HD_E_CORRUPT},
         {"{\"weight_map\": {\"a\": \"sub/a.safetensors\"}}", "plain name", HD_E_CORRUPT},
