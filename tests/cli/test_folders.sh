@@ -88,6 +88,26 @@
     run decode load_parameters_path="$model" $decode prompt="$(printf 'a\377\376b')"
     wants 0 "Input"
 
+    # the examples, with the model, the program and what a stand-in lacks given
+    PATH=$(dirname "$(realpath "$hadal")"):$PATH
+    export PATH
+    example() { # example NAME ENVIRONMENT... -- WORD...
+        script=$1; shift
+        what="examples/$script" code=0
+        (while [ "$1" != -- ]; do export "${1?}"; shift; done; shift; exec sh "examples/$script" "$@") >"$out" 2>"$err" </dev/null || code=$?
+    }
+    example convert-v3.sh MODEL="$tmp/fp8" OUT="$tmp/example" --
+    wants 0 "example: " "GB/s"
+    run verify "$tmp/example" "$tmp/example.digests"
+    wants 0 "tensors are those of"
+    example decode-v2-lite.sh MODEL="$tmp/bf16" -- model_name=tiny-v3 tokenizer_type=byte prompt="It was" max_target_length=120
+    wants 0 "Input \`It was\` -> \`"
+    for v in v2 v3; do
+        example "check-$([ $v = v2 ] && echo v2-lite || echo v3).sh" MODEL="tests/golden/check/$v" GOLDEN="tests/golden/check/$v/golden.jsonl" -- \
+            tokenizer_type=byte max_target_length=64
+        wants 0 "prompts are within the limit"
+    done
+
     # check: MaxText's command
     for v in v2 v3; do
         run check configs/base.yml tokenizer_type=byte load_parameters_path=tests/golden/check/$v run_name=check per_device_batch_size=1 \
