@@ -196,30 +196,29 @@ out:
     return st;
 }
 
-static hd_status encode_normalized(hd_encoder *e, const char *text, size_t n, hd_err *err)
+/* Puts a stretch into form C where the tokenizer asks for it and it is not. */
+static hd_status normalize(hd_encoder *e, const char **text, size_t *n, hd_err *err)
 {
-    const hd_tokenizer *t = e->tokenizer;
-    if (t->nfc && !hd_nfc_quick_check(text, n)) {
-        hd_buf_clear(&e->normal);
-        hd_nfc_append(&e->normal, text, n);
-        hd_status st = hd_buf_check(&e->normal, err);
-        if (st != HD_OK) { return st; }
-        text = e->normal.data;
-        n = e->normal.n;
-    }
-    return encode_between(e, &t->normalized, text, n, encode_plain, err);
+    if (!e->tokenizer->nfc || hd_nfc_quick_check(*text, *n)) { return HD_OK; }
+    hd_buf_clear(&e->normal);
+    hd_nfc_append(&e->normal, *text, *n);
+    *text = hd_buf_text(&e->normal);
+    *n = e->normal.n;
+    return hd_buf_check(&e->normal, err);
 }
 
-/* Text without added tokens. */
+/* What lies between the added tokens of raw text. */
+static hd_status encode_normalized(hd_encoder *e, const char *text, size_t n, hd_err *err)
+{
+    hd_status st = normalize(e, &text, &n, err);
+    return st == HD_OK ? encode_between(e, &e->tokenizer->normalized, text, n, encode_plain, err) : st;
+}
+
+/* Text in which no added token is looked for. */
 static hd_status encode_as_text(hd_encoder *e, const char *text, size_t n, hd_err *err)
 {
-    static const hd_added none = {0};
-    const hd_tokenizer *t = e->tokenizer;
-    if (!t->nfc || hd_nfc_quick_check(text, n)) { return encode_between(e, &none, text, n, encode_plain, err); }
-    hd_buf_clear(&e->normal);
-    hd_nfc_append(&e->normal, text, n);
-    hd_status st = hd_buf_check(&e->normal, err);
-    return st == HD_OK ? encode_plain(e, e->normal.data, e->normal.n, err) : st;
+    hd_status st = normalize(e, &text, &n, err);
+    return st == HD_OK ? encode_plain(e, text, n, err) : st;
 }
 
 static hd_status encode_bytes(hd_encoder *e, const char *text, size_t n, hd_err *err)

@@ -5,6 +5,7 @@
 #include "base/alloc.h"
 #include "base/json.h"
 #include "tokenizer/internal.h"
+#include "tokenizer/nfc.h"
 
 enum { MIN_ENTRY_BYTES = 4, SPARE_IDS = 65536, MAX_MERGE_BYTES = 8192 };
 
@@ -473,6 +474,24 @@ static hd_status read_added_member(hd_json *json, hd_json_str key, added_entry *
     return hd_json_skip(json, err);
 }
 
+/* Puts the entry into the set it is looked for in.  What is looked for in normalised text is normalised itself. */
+static hd_status look_for_entry(loader *l, const added_entry *e, hd_err *err)
+{
+    hd_status st;
+    hd_buf content = {0};
+    hd_added_token token = {.id = (int32_t)e->id, .single_word = e->single_word, .lstrip = e->lstrip, .rstrip = e->rstrip};
+    if (e->normalized && l->t->nfc) {
+        hd_nfc_append(&content, e->content, e->n);
+    } else {
+        hd_buf_append(&content, e->content, e->n);
+    }
+    HD_TRY(hd_buf_check(&content, err));
+    HD_TRY(hd_added_insert(e->normalized ? &l->t->normalized : &l->t->raw, content.data, content.n, token, err));
+out:
+    hd_buf_free(&content);
+    return st;
+}
+
 /* Gives the entry's token its flags, and its id to a text that the vocabulary does not have. */
 static hd_status add_entry(loader *l, const hd_json *json, const added_entry *e, hd_err *err)
 {
@@ -486,8 +505,7 @@ static hd_status add_entry(loader *l, const hd_json *json, const added_entry *e,
     }
     if (known < 0) { HD_TRY(hd_vocab_add_raw(vocab, e->content, e->n, e->id, err)); }
     vocab->token[e->id].flags |= HD_TOKEN_ADDED | (e->special ? (uint32_t)HD_TOKEN_SPECIAL : 0u);
-    hd_added_token token = {.id = (int32_t)e->id, .single_word = e->single_word, .lstrip = e->lstrip, .rstrip = e->rstrip};
-    HD_TRY(hd_added_insert(e->normalized ? &l->t->normalized : &l->t->raw, e->content, e->n, token, err));
+    HD_TRY(look_for_entry(l, e, err));
 out:
     return st;
 }

@@ -137,9 +137,45 @@ static void fingerprints(void **state)
     hd_buf_free(&text);
 }
 
+static hd_status open_and_read(const hd_config *config)
+{
+    hd_status st;
+    hd_dataset *ds = NULL;
+    hd_batch batch = {0};
+    int64_t found;
+    HD_TRY(hd_dataset_open(config, HD_SPLIT_TRAIN, 1024, 1, &ds, &err));
+    HD_TRY(hd_batch_open(2, 16, &batch, &err));
+    HD_TRY(hd_dataset_read(ds, 0, &batch, &found, &err));
+out:
+    hd_batch_close(&batch);
+    hd_dataset_close(ds);
+    return st;
+}
+
+static void every_allocation_fails(void **state)
+{
+    hd_buf text = {0};
+    const char *path = hd_temp_path(*state, "one");
+    write_text(path, 1000, 1, &text);
+    hd_config *config = load_config("v3", path, "max_target_length=16");
+    size_t live = hd_alloc_get_stats().live_calls, before = hd_alloc_get_stats().total_calls;
+    assert_ok(open_and_read(config));
+    size_t n_call = hd_alloc_get_stats().total_calls - before;
+    for (size_t k = 1; k <= n_call; k++) {
+        hd_alloc_fail_at(k, 0);
+        hd_status st = open_and_read(config);
+        hd_alloc_fail_at(0, 0);
+        if (st != HD_E_NOMEM) { fail_msg("allocation %zu of %zu fails: %s", k, n_call, hd_status_name(st)); }
+        assert_int_equal(hd_alloc_get_stats().live_calls, live);
+    }
+    print_message("  %zu allocations\n", n_call);
+    hd_config_free(config);
+    hd_buf_free(&text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(rows_hold_the_documents), cmocka_unit_test(long_documents), cmocka_unit_test(what_a_model_must_have),
-                                       cmocka_unit_test(fingerprints)};
+                                       cmocka_unit_test(fingerprints), cmocka_unit_test(every_allocation_fails)};
     return cmocka_run_group_tests(tests, hd_temp_setup, hd_temp_teardown);
 }

@@ -54,7 +54,7 @@ STYLES = {
     "llama3": (sequence([split(Regex(LLAMA3), "isolated"), byte_level()]), None,
                [AddedToken("<|begin_of_text|>", special=True), AddedToken("<|end_of_text|>", special=True)], 600),
     "qwen2": (sequence([split(Regex(QWEN2), "isolated"), byte_level()]), normalizers.NFC(),
-              [AddedToken("<|im_start|>", special=True), AddedToken("é!", normalized=True)], 600),
+              [AddedToken("<|im_start|>", special=True), AddedToken("é!", normalized=True), AddedToken("e\u0301?", normalized=True)], 600),
     "o200k": (sequence([split(Regex(O200K), "isolated"), byte_level()]), None, [], 500),
     "behaviors": (sequence([split("-", "merged_with_previous"), split(Regex(r"\p{N}"), "contiguous"), split(Regex("[A-Z]"), "merged_with_next"),
                             split("@", "removed"), split(Regex(r"[a-z ]+"), "isolated", invert=True), byte_level()]), None, [], 400),

@@ -37,6 +37,7 @@ def fixed():
     yield "Hello, my dog is cute. I love to 1234567 3.14159 don't  stop\n\n\tindent 你好，世界"
     yield "<｜User｜>hi<｜Assistant｜><think>\n</think><｜end▁of▁sentence｜>"
     yield "a word, sword, word-word wordy word"
+    yield "é? e\u0301? e\u0301! é! e\u0327\u0301?"
     yield "x  <l>  y  <r>  z  <lr>  <r> <l><r> abc d <lr><r>"
     yield "\u0301\u0301 a\u0301\u0327 \u1100\u1161\u11a8\u11a8 \uac00\u11a8 e\u0301! é!"
 
