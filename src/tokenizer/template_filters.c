@@ -355,7 +355,7 @@ FILTER(do_last)
 {
     hd_tpl_list *list;
     (void)call;
-    if (a[0].type == HD_TPL_ITERATOR || a[0].type == HD_TPL_UNDEFINED) {
+    if (a[0].type == HD_TPL_ITERATOR) {
         return hd_tpl_fail(run, HD_E_INVALID, "filter 'last' of a %s: make it a list first", hd_tpl_type_name(a[0]));
     }
     hd_status st = hd_tpl_iterate(run, a[0], &list);

@@ -45,7 +45,7 @@ SYNTAX = [
     "{% macro m() %}{{ n }}{% endmacro %}{{ m() }}{% set n = 7 %}{{ m() }}", "{% for x in xs if n %}{{ x }}{% endfor %}{% set n = 0 %}", "{% for x in d.a %}{% for y in xs %}{{ n }}{% endfor %}{% set n = x %}{{ n }}{% endfor %}{{ n }}",
     "{% set ns = namespace(a=1) %}{% for x in xs %}{{ n }}{{ ns.a }}{% endfor %}{% set n %}q{% endset %}{{ n }}", "{% for x in xs %}{{ s }}{% endfor %}{% set s = s|trim %}{{ s }}", "{% generation %}{{ n }}{% endgeneration %}{% set n = 5 %}",
     "{% for x in xs %}{% break %}{% else %}e{% endfor %}", "{% for x in xs %}{% continue %}{% else %}e{% endfor %}", "{% for x in xs %}{% if x == 1 %}{% break %}{% endif %}a{% else %}e{% endfor %}",
-    "{{ d.items() in d }}", "{{ d.values() in d }}", "{% if nope|reverse %}y{% endif %}{{ nope|reverse|list }}", "{{ (xs|map('string'))|reverse }}",
+    "{{ nope|last is undefined }}", "{{ d.items() in d }}", "{{ d.values() in d }}", "{% if nope|reverse %}y{% endif %}{{ nope|reverse|list }}", "{{ (xs|map('string'))|reverse }}",
     # macros
     "{% macro m(a, b=2, c=a) %}{{ a }}{{ b }}{{ c }}{% endmacro %}{{ m(1) }} {{ m(1, c=3) }} {{ m(b=5, a=4) }}", "{% macro m(a) %}[{{ a }}]{% endmacro %}{{ m() }}{{ m('x') | upper }}", "{% macro m(a) %}{% endmacro %}{{ m(1, 2) }}", "{% macro m(a) %}{% endmacro %}{{ m(z=2) }}",
     "{% macro m() %}{{ n }}{% endmacro %}{% set n = 7 %}{{ m() }}", "{% macro m(k) %}{{ k }}{% if k > 0 %}{{ m(k - 1) }}{% endif %}{% endmacro %}{{ m(4) }}", "{% macro m() %}<{{ caller('y') }}>{% endmacro %}{% call(a) m() %}x{{ a }}{% endcall %}", "{% macro m() %}a{% endmacro %}{% call m() %}x{% endcall %}",
