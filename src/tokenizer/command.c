@@ -158,12 +158,13 @@ static hd_status encode(job *j, hd_err *err)
     HD_TRY(hd_tokenizer_encode_documents(j->tokenizer, j->document, j->n_document, flags, hd_default_threads(), &ids, ends, err));
     for (size_t i = 0; i < j->n_document; begin = ends[i++]) {
         size_t n = ends[i] - begin;
+        const int32_t *id = n > 0 ? ids.id + begin : NULL;
         if (pieces) {
-            put_pieces(j, ids.id + begin, n);
+            put_pieces(j, id, n);
         } else if (count) {
             hd_buf_printf(&j->out, "%zu ids, %zu bytes\n", n, j->document[i].n);
         } else {
-            put_ids(j, ids.id + begin, n);
+            put_ids(j, id, n);
         }
         flush(j, false);
     }

@@ -122,7 +122,7 @@ static hd_status encode_uncached(hd_encoder *e, const char *piece, size_t n, con
     size_t count = e->ids->n - before;
     if (st == HD_OK && count <= WORD_IDS) {
         *w = (word){.key = {key[0], key[1]}, .n = (uint32_t)count};
-        memcpy(w->id, e->ids->id + before, count * sizeof w->id[0]);
+        if (count > 0) { memcpy(w->id, e->ids->id + before, count * sizeof w->id[0]); }
     }
     return st;
 }
@@ -138,7 +138,7 @@ static hd_status encode_phrase(hd_encoder *e, const char *piece, size_t n, hd_er
         p->n_byte = (uint8_t)n;
         p->n = (uint8_t)count;
         memcpy(p->bytes, piece, n);
-        memcpy(p->id, e->ids->id + before, count * sizeof p->id[0]);
+        if (count > 0) { memcpy(p->id, e->ids->id + before, count * sizeof p->id[0]); }
     }
     return st;
 }

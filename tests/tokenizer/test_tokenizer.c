@@ -166,6 +166,29 @@ static void the_cache_is_exact(void **state)
     hd_tokenizer_close(t);
 }
 
+/* Pieces without a symbol, short, of a phrase's length and long, give nothing and are remembered as nothing. */
+static void nothing_comes_of_nothing(void **state)
+{
+    static const char json[] = "{\"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}, \"decoder\": {\"type\": \"ByteLevel\"}, "
+                               "\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": []}}";
+    (void)state;
+    hd_tokenizer *t;
+    hd_encoder *encoder;
+    hd_ids ids = {0};
+    char text[400];
+    memset(text, 'x', sizeof text);
+    assert_ok(hd_tokenizer_parse(json, sizeof json - 1, NULL, 0, &t, &err));
+    assert_ok(hd_encoder_open(t, &encoder, &err));
+    for (int i = 0; i < 2; i++) {
+        static const size_t lengths[] = {0, 1, 15, 16, 62, 63, 128, 129, 400};
+        for (size_t k = 0; k < sizeof lengths / sizeof lengths[0]; k++) { assert_ok(hd_encoder_encode(encoder, text, lengths[k], HD_ENCODE_PLAIN, &ids, &err)); }
+    }
+    assert_int_equal(ids.n, 0);
+    hd_encoder_close(encoder);
+    hd_tokenizer_close(t);
+    hd_ids_free(&ids);
+}
+
 static void byte_tokenizer(void **state)
 {
     (void)state;
@@ -539,7 +562,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decodes_in_a_stream), cmocka_unit_test(decode_refuses_unknown_ids), cmocka_unit_test(ill_formed_text), cmocka_unit_test(added_tokens_as_text),
-        cmocka_unit_test(the_cache_is_exact), cmocka_unit_test(byte_tokenizer), cmocka_unit_test(threads_do_not_matter), cmocka_unit_test(hostile_texts), cmocka_unit_test(rules_of_config),
+        cmocka_unit_test(the_cache_is_exact), cmocka_unit_test(nothing_comes_of_nothing), cmocka_unit_test(byte_tokenizer), cmocka_unit_test(threads_do_not_matter), cmocka_unit_test(hostile_texts), cmocka_unit_test(rules_of_config),
         cmocka_unit_test(chat_templates), cmocka_unit_test_setup_teardown(folders, hd_temp_setup, hd_temp_teardown), cmocka_unit_test(bad_files),
         cmocka_unit_test(damaged_files), cmocka_unit_test(every_allocation_fails),
     };
