@@ -88,13 +88,17 @@ static bool killed(const scene *s, const hd_config *keys, const char *fault)
     return WIFSIGNALED(status);
 }
 
+/* From one operation to the next: each in a soak; else every fourth, beginning where the seed says, and each of the last ones, which publish. */
+static int64_t next_operation(int64_t k, int64_t n) { return k + (k > n - 8 ? 1 : hd_test_count(4, 1)); }
+static int64_t first_operation(void) { return hd_test_soak() ? 1 : 1 + (int64_t)(hd_test_seed() % 4); }
+
 static void killed_at_every_operation(void **state)
 {
     scene s;
     char fault[64];
     open_scene(&s, *state);
     int64_t n = (int64_t)count(&s).mutations;
-    for (int64_t k = 1; k <= n; k++) {
+    for (int64_t k = first_operation(); k <= n; k = next_operation(k, n)) {
         for (int torn = 0; torn < 2; torn++) {
             (void)snprintf(fault, sizeof fault, "%s:%lld", torn ? "tear" : "kill", (long long)k);
             bool in_the_middle = killed(&s, s.keys, fault);
@@ -113,7 +117,7 @@ static void killed_while_beginning_again(void **state)
     char fault[64];
     open_scene(&s, *state);
     int64_t n = (int64_t)count(&s).mutations;
-    for (int64_t k = 1;; k++) {
+    for (int64_t k = first_operation();; k = next_operation(k, n)) {
         (void)snprintf(fault, sizeof fault, "kill:%lld", (long long)(n - 6)); /* all files are there */
         assert_true(killed(&s, s.keys, fault));
         (void)snprintf(fault, sizeof fault, "kill:%lld", (long long)k);
@@ -188,7 +192,7 @@ static void every_operation_fails(void **state)
     char fault[64];
     open_scene(&s, *state);
     hd_fault_counts n = count(&s);
-    for (uint64_t k = 1; k <= n.mutations; k++) {
+    for (uint64_t k = (uint64_t)first_operation(); k <= n.mutations; k = (uint64_t)next_operation((int64_t)k, (int64_t)n.mutations)) {
         for (size_t e = 0; e < sizeof errors / sizeof errors[0]; e++) {
             (void)snprintf(fault, sizeof fault, "fail:%llu:%s", (unsigned long long)k, errors[e]);
             one_failure(&s, fault);
@@ -198,7 +202,7 @@ static void every_operation_fails(void **state)
         (void)snprintf(fault, sizeof fault, "short:%llu", (unsigned long long)k);
         one_failure(&s, fault);
     }
-    for (uint64_t k = 1; k <= n.reads; k++) {
+    for (uint64_t k = (uint64_t)first_operation(); k <= n.reads; k = (uint64_t)next_operation((int64_t)k, (int64_t)n.reads)) {
         (void)snprintf(fault, sizeof fault, "fail:r%llu:EIO", (unsigned long long)k);
         one_failure(&s, fault);
         (void)snprintf(fault, sizeof fault, "short:r%llu", (unsigned long long)k);
@@ -303,7 +307,7 @@ static void without_memory(void **state)
 {
     scene s;
     open_scene(&s, *state);
-    for (size_t n = 1;; n++) {
+    for (size_t n = (size_t)first_operation();; n += (size_t)hd_test_count(3, 1)) {
         size_t live = hd_alloc_get_stats().live_calls, before = hd_alloc_get_stats().total_calls;
         hd_alloc_fail_at(n, n % 2 == 0);
         hd_status st = attempt(&s, s.keys);
