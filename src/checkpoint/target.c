@@ -317,7 +317,6 @@ hd_status hd_target_write_file(const hd_target *t, int64_t file, hd_source *sour
     const hd_shard_file *f = &t->shards.files[file];
     writer w = {.target = t, .source = source, .queue = queue, .hook = hook, .data_at = (int64_t)f->head.n};
     HD_TRY(hd_io_create(path, HD_IO_TRUNCATE, &w.file, err));
-    HD_TRY(hd_io_allocate(w.file, f->bytes, err));
     HD_TRY(write_head(&w, &f->head, err));
     for (int64_t i = 0; i < f->n; i++) { HD_TRY(write_tensor(&w, &t->tensors[f->first + i], err)); }
     hd_file *written = w.file;
