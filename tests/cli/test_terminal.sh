@@ -3,6 +3,7 @@
 # On a terminal: a progress line that replaces itself, within its width; none when TERM or NO_COLOR or progress= say so.
 . tests/cli/lib.sh
 command -v script >/dev/null || { echo "script(1) is missing"; exit 77; }
+script -qec true /dev/null >/dev/null 2>&1 </dev/null || { echo "no pseudo-terminal can be made here (is /dev/pts mounted?): skipped"; exit 77; }
 cr=$(printf '\r')
 escape=$(printf '\033')
 
