@@ -200,6 +200,24 @@ static hd_status check_decoding(const hd_config *config, hd_err *err)
     return HD_OK;
 }
 
+/* What a user of `convert` would set by mistake, or for a format that it does not write. */
+static hd_status check_conversion(const hd_config *config, hd_err *err)
+{
+    if (!is_command(config, HD_FOR_CONVERT)) { return HD_OK; }
+    RULE(!hd_config_is_set(config, HD_KEY_dtype), dtype, "convert writes what save_dtype says");
+    RULE(!hd_config_is_set(config, HD_KEY_weight_dtype), weight_dtype, "convert writes what save_dtype says");
+    RULE(!hd_config_is_set(config, HD_KEY_scale_fmt) || hd_config_is(config, HD_KEY_save_dtype, "float8_e4m3fn"), scale_fmt,
+         "block scales are written with save_dtype=float8_e4m3fn");
+    SUPPORTED(!hd_config_is_set(config, HD_KEY_force_unroll), force_unroll, "convert writes HuggingFace folders, not Orbax");
+    SUPPORTED(!hd_config_is_set(config, HD_KEY_checkpoint_storage_use_ocdbt), checkpoint_storage_use_ocdbt,
+              "convert writes HuggingFace folders, not Orbax");
+    SUPPORTED(!hd_config_is_set(config, HD_KEY_checkpoint_storage_use_zarr3), checkpoint_storage_use_zarr3,
+              "convert writes HuggingFace folders, not Orbax");
+    SUPPORTED(!hd_config_is_set(config, HD_KEY_checkpoint_storage_target_data_file_size_bytes),
+              checkpoint_storage_target_data_file_size_bytes, "convert writes HuggingFace folders, not Orbax; max_shard_size_gb bounds a file");
+    return HD_OK;
+}
+
 hd_status hd_config_validate(hd_config *config, hd_err *err)
 {
     hd_status st = HD_OK;
@@ -208,7 +226,8 @@ hd_status hd_config_validate(hd_config *config, hd_err *err)
     HD_TRY(check_experts(config, err));
     HD_TRY(check_data(config, err));
     HD_TRY(check_training(config, err));
-    st = check_decoding(config, err);
+    HD_TRY(check_decoding(config, err));
+    st = check_conversion(config, err);
 out:
     return st;
 }
