@@ -45,3 +45,9 @@ bool hd_path_is_plain_name(const char *text, size_t n)
     if (n == 0 || n > MAX_NAME || memchr(text, '/', n) != NULL || memchr(text, '\0', n) != NULL) { return false; }
     return !(n == 1 && text[0] == '.') && !(n == 2 && text[0] == '.' && text[1] == '.');
 }
+
+bool hd_text_ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), k = strlen(end);
+    return n >= k && memcmp(text + n - k, end, k) == 0;
+}

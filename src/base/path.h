@@ -21,4 +21,7 @@ const char *hd_path_base(const char *path);
 /* Whether text is the name of something directly inside a directory: 1 to 255 bytes, no '/', no NUL, not "." or "..". */
 bool hd_path_is_plain_name(const char *text, size_t n);
 
+/* Whether text ends in `end`. */
+bool hd_text_ends_with(const char *text, const char *end);
+
 #endif

@@ -5,26 +5,21 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/path.h"
 #include "checkpoint/hf_map.h"
 #include "checkpoint/listing.h"
 #include "tensor/convert.h"
 
 /* ---- names --------------------------------------------------------------------------------------------------------- */
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t n = strlen(text), k = strlen(end);
-    return n >= k && strcmp(text + n - k, end) == 0;
-}
-
 bool hd_is_f8_matrix(const char *name)
 {
     const char *rest;
-    if (hd_hf_layer_of(name, &rest) < 0 || !(ends_with(rest, "_proj.weight") || ends_with(rest, "_proj_with_mqa.weight"))) { return false; }
+    if (hd_hf_layer_of(name, &rest) < 0 || !(hd_text_ends_with(rest, "_proj.weight") || hd_text_ends_with(rest, "_proj_with_mqa.weight"))) { return false; }
     return strncmp(rest, "self_attn.", 10) == 0 || strncmp(rest, "mlp.", 4) == 0;
 }
 
-static bool is_router_bias(const char *name) { return ends_with(name, ".e_score_correction_bias"); }
+static bool is_router_bias(const char *name) { return hd_text_ends_with(name, ".e_score_correction_bias"); }
 
 /* ---- in which dtype ------------------------------------------------------------------------------------------------------ */
 

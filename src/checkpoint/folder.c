@@ -23,12 +23,6 @@ static const char single_name[] = "model.safetensors";
 static const char index_name[] = "model.safetensors.index.json";
 static const char config_name[] = "config.json";
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t n = strlen(text), k = strlen(end);
-    return n >= k && strcmp(text + n - k, end) == 0;
-}
-
 /* ---- the cheap look ------------------------------------------------------------------------------------------------ */
 
 /* A regular file of a checkpoint: no link, nothing that could block. */
@@ -51,7 +45,7 @@ out:
     return st;
 }
 
-static bool is_model_file(const char *name) { return ends_with(name, ".safetensors") || ends_with(name, ".safetensors.index.json"); }
+static bool is_model_file(const char *name) { return hd_text_ends_with(name, ".safetensors") || hd_text_ends_with(name, ".safetensors.index.json"); }
 
 /* Every entry of a directory of a checkpoint must be a regular file (or the folder `optimizer`), and a file that a loader
  * would look at must be in the manifest. */
@@ -156,7 +150,7 @@ static hd_status open_file(hd_folder *f, const char *name, size_t name_len, cons
     row->st = NULL;
     copy = NULL;
     f->n_file++;
-    if (ends_with(row->name, ".safetensors")) { st = hd_st_open(&row->block, &row->st, err); }
+    if (hd_text_ends_with(row->name, ".safetensors")) { st = hd_st_open(&row->block, &row->st, err); }
 out:
     hd_free(copy);
     hd_free(dir);
@@ -396,7 +390,7 @@ hd_status hd_folder_open(const char *path, int64_t step, hd_folder *out, hd_err 
     hd_io_info info;
     *out = (hd_folder){0};
     HD_TRY(hd_strdup(path, &out->path, err));
-    if (ends_with(path, "/items") || ends_with(path, "/items/")) {
+    if (hd_text_ends_with(path, "/items") || hd_text_ends_with(path, "/items/")) {
         st = HD_FAIL(err, HD_E_UNSUPPORTED, "%s: a path that ends in /items means an Orbax checkpoint, which this program does not read",
                      path);
         goto out;

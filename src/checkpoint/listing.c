@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/path.h"
 #include "checkpoint/hf_map.h"
 #include "checkpoint/layout.h"
 
@@ -15,12 +16,6 @@ void hd_listing_free(hd_listing *l)
     hd_free(l->rows);
     hd_buf_free(&l->names);
     *l = (hd_listing){0};
-}
-
-static bool ends_with(const char *text, const char *end)
-{
-    size_t n = strlen(text), k = strlen(end);
-    return n >= k && strcmp(text + n - k, end) == 0;
 }
 
 /* ---- order ------------------------------------------------------------------------------------------------------------- */
@@ -121,7 +116,7 @@ static bool is_scale_of_matrix(const hd_folder *f, const char *name)
     static const char end[] = "_scale_inv";
     char matrix[HD_HF_NAME_MAX];
     size_t n = strlen(name);
-    if (!ends_with(name, end) || n - (sizeof end - 1) >= sizeof matrix) { return false; }
+    if (!hd_text_ends_with(name, end) || n - (sizeof end - 1) >= sizeof matrix) { return false; }
     memcpy(matrix, name, n - (sizeof end - 1));
     matrix[n - (sizeof end - 1)] = '\0';
     int64_t place = hd_folder_find(f, matrix);
@@ -145,7 +140,7 @@ static hd_status list_place(maker *m, int64_t place, hd_err *err)
         return HD_FAIL(err, HD_E_UNSUPPORTED, "%s: tensor %.60s... has a name of %zu bytes, want at most %d",
                        hd_st_path(hd_folder_reader(m->folder, place)), name, strlen(name), HD_HF_NAME_MAX - 1);
     }
-    if (is_state(m->folder, place) || ends_with(name, ".rotary_emb.inv_freq") || is_scale_of_matrix(m->folder, name)) { return HD_OK; }
+    if (is_state(m->folder, place) || hd_text_ends_with(name, ".rotary_emb.inv_freq") || is_scale_of_matrix(m->folder, name)) { return HD_OK; }
     if (hd_hf_layer_of(name, NULL) >= m->end_layer) {
         m->to->n_left_out++;
         return HD_OK;

@@ -58,8 +58,6 @@ static bool is_scale_dtype(hd_dtype dtype)
     return dtype == HD_DTYPE_F32 || dtype == HD_DTYPE_BF16 || dtype == HD_DTYPE_F8_E8M0 || dtype == HD_DTYPE_U8;
 }
 
-static int64_t n_block(int64_t n) { return n / HD_F8_BLOCK + (n % HD_F8_BLOCK != 0); }
-
 static hd_status find_scales(const hd_folder *f, const char *name, hd_source_tensor *t, hd_err *err)
 {
     char scale[HD_HF_NAME_MAX + 16], found[HD_ST_TEXT];
@@ -70,7 +68,7 @@ static hd_status find_scales(const hd_folder *f, const char *name, hd_source_ten
         return HD_FAIL(err, HD_E_CORRUPT, "%s: tensor %s is F8_E4M3 and its block scales, %s, are missing", path, name, scale);
     }
     hd_st_info info = hd_folder_info(f, t->scale_place);
-    int64_t want[2] = {n_block(t->rows), n_block(t->columns)};
+    int64_t want[2] = {hd_f8_blocks(t->rows), hd_f8_blocks(t->columns)};
     if (t->n_dim != 2 || info.n_dim != 2 || info.shape[0] != want[0] || info.shape[1] != want[1] || !is_scale_dtype(info.dtype)) {
         return HD_FAIL(err, HD_E_CORRUPT, "%s: tensor %s is %s, want F32, BF16 or F8_E8M0 (%" PRId64 ", %" PRId64
                        "): one scale per block of %d x %d", hd_st_path(hd_folder_reader(f, t->scale_place)), scale,
@@ -178,7 +176,7 @@ static hd_status read_scales(hd_source *s, const hd_source_tensor *t, int64_t bl
 {
     unsigned char raw[SCALES_AT_ONCE * sizeof(float)];
     hd_dtype dtype = hd_folder_info(s->folder, t->scale_place).dtype;
-    int64_t size = (int64_t)hd_dtype_bytes(dtype), at = block_row * n_block(t->columns) + first;
+    int64_t size = (int64_t)hd_dtype_bytes(dtype), at = block_row * hd_f8_blocks(t->columns) + first;
     hd_status st = read_bytes(s, t->scale_place, at * size, (size_t)(n * size), raw, err);
     if (st != HD_OK) { return st; }
     if (hd_dtype_is_float(dtype)) {

@@ -20,6 +20,9 @@ enum {
     HD_SOURCE_STAGE = 1 << 20     /* bytes that a source reads at a time */
 };
 
+/* Blocks along an axis of n. */
+static inline int64_t hd_f8_blocks(int64_t n) { return n / HD_F8_BLOCK + (n % HD_F8_BLOCK != 0); }
+
 typedef struct hd_source_tensor {
     int64_t place;       /* of the stored tensor in the folder; -1: there is none */
     int64_t scale_place; /* of its block scales; -1 */

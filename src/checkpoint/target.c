@@ -59,12 +59,10 @@ hd_status hd_target_add_piece(hd_target *t, const hd_target_piece *piece, hd_err
     return HD_OK;
 }
 
-static int64_t blocks(int64_t n) { return n / HD_F8_BLOCK + (n % HD_F8_BLOCK != 0); }
-
 hd_status hd_target_add_whole(hd_target *t, const char *name, hd_dtype dtype, hd_target_rule rule, const hd_source_tensor *source,
                               hd_err *err)
 {
-    int64_t scales[2] = {blocks(source->rows), blocks(source->columns)};
+    int64_t scales[2] = {hd_f8_blocks(source->rows), hd_f8_blocks(source->columns)};
     bool is_scales = rule == HD_TARGET_F8_SCALES;
     hd_target_piece piece = {.source = *source, .row_stride = source->columns, .column_stride = 1};
     bool in_blocks = rule != HD_TARGET_VALUES || (source->scale_place >= 0 && dtype != source->dtype);
