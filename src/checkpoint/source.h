@@ -13,9 +13,9 @@
 #include "checkpoint/folder.h"
 #include "hadal/status.h"
 #include "tensor/dtype.h"
+#include "tensor/weight.h"
 
 enum {
-    HD_F8_BLOCK = 128,            /* rows and columns of a block with one scale */
     HD_FUSED_MAX_EXPERTS = 4096,  /* of a fused tensor: each becomes rows of a list, which a file must not make as long as it likes */
     HD_SOURCE_STAGE = 1 << 20     /* bytes that a source reads at a time */
 };

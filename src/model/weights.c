@@ -93,22 +93,6 @@ void hd_grads_begin(hd_model *model, bool first)
     for (int64_t i = 0; i < model->n_param; i++) { model->params[i].weight.grad_accum = first ? HD_SET : HD_ADD; }
 }
 
-hd_weight hd_weight_expert(const hd_weight *w, int64_t expert)
-{
-    hd_weight part = *w;
-    part.value = hd_tensor_index(&w->value, expert);
-    if (w->grad.n_dim > 0) { part.grad = hd_tensor_index(&w->grad, expert); }
-    return part;
-}
-
-hd_weight hd_weight_rows(const hd_weight *w, int64_t begin, int64_t length)
-{
-    hd_weight part = *w;
-    part.value = hd_tensor_slice(&w->value, 0, begin, length);
-    if (w->grad.n_dim > 0) { part.grad = hd_tensor_slice(&w->grad, 0, begin, length); }
-    return part;
-}
-
 void hd_grads_written(hd_weight *w)
 {
     w->grad_accum = HD_ADD;

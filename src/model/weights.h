@@ -21,10 +21,7 @@ void hd_grads_begin(hd_model *model, bool first);
 /* One matrix of a streamed expert weight, into the stream's arena: whoever asks releases it by the arena's mark. */
 hd_status hd_weights_stream_expert(const hd_layer *layer, const hd_weight *w, int64_t expert, hd_weight *part, hd_err *err) HD_CHECK_RESULT;
 
-/* A part of a weight along its first axis: an expert, without that axis, and a range of rows.  The part's grad_accum is a
- * copy: whoever has written all parts calls hd_grads_written on the whole. */
-hd_weight hd_weight_expert(const hd_weight *w, int64_t expert);
-hd_weight hd_weight_rows(const hd_weight *w, int64_t begin, int64_t length);
+/* All parts of a gradient (hd_weight_rows, hd_weight_expert) were written. */
 void hd_grads_written(hd_weight *w);
 
 /* dW += dy^T x, skipped for a frozen weight. */

@@ -183,6 +183,50 @@ void hd_check_weight(hd_check *c, const hd_weight *w, int n_dim, const int64_t *
     check(c, "w", w == NULL ? NULL : &w->value, HD_OP_ACT, n_dim, shape, false);
 }
 
+static bool same_shape(const hd_tensor *a, const hd_tensor *b)
+{
+    return a->n_dim == b->n_dim && shape_matches(a, b->n_dim, b->shape);
+}
+
+/* Scales of the shape that the dtype asks for, and memory behind both or behind each expert. */
+static void check_storage(hd_check *c, const hd_weight *w)
+{
+    char found[TEXT], wanted[TEXT];
+    int n = w->value.n_dim;
+    int64_t n_expert = n == 3 ? w->value.shape[0] : 0;
+    hd_weight want = hd_weight_shape(w->value.dtype, n_expert, w->value.shape[n - 2], w->value.shape[n - 1]);
+    bool packed = hd_dtype_is_packed(w->value.dtype);
+    if (packed && w->value.shape[n - 1] % HD_PACKED_GROUP != 0) {
+        c->st = HD_FAIL(c->err, HD_E_INVALID, "%s: w is %s, want a multiple of %d columns", c->op, hd_tensor_describe(&w->value, found),
+                        HD_PACKED_GROUP);
+    } else if (w->layout != HD_LAYOUT_OUT_IN && want.scales.n_dim > 0) {
+        c->st = HD_FAIL(c->err, HD_E_INVALID, "%s: w is %s stored [in, out], want [out, in]", c->op, hd_tensor_describe(&w->value, found));
+    } else if (want.scales.n_dim > 0 && (!same_shape(&w->scales, &want.scales) || w->scales.dtype != want.scales.dtype)) {
+        c->st = HD_FAIL(c->err, HD_E_INVALID, "%s: the scales of w are %s, want %s", c->op, hd_tensor_describe(&w->scales, found),
+                        hd_tensor_describe(&want.scales, wanted));
+    } else if (w->round_inputs && !packed) {
+        c->st = HD_FAIL(c->err, HD_E_INVALID, "%s: inputs cannot be rounded for w of %s", c->op, hd_tensor_describe(&w->value, found));
+    } else if (w->experts == NULL) {
+        check_memory(c, "w", &w->value);
+        if (c->st == HD_OK && want.scales.n_dim > 0) { check_memory(c, "the scales of w", &w->scales); }
+    }
+}
+
+void hd_check_weight_stored(hd_check *c, const hd_weight *w, int n_dim, const int64_t *shape)
+{
+    char found[TEXT], wanted[TEXT];
+    bool plain = w == NULL || ((hd_dtype_set(&w->value) & accepted(c, HD_OP_ACT)) != 0 && w->experts == NULL);
+    if (c->st != HD_OK || plain) {
+        hd_check_weight(c, w, n_dim, shape);
+        if (c->st != HD_OK || w == NULL) { return; }
+    } else if ((hd_dtype_set(&w->value) & HD_OP_STORED) == 0 || !shape_matches(&w->value, n_dim, shape)) {
+        c->st = HD_FAIL(c->err, HD_E_INVALID, "%s: w is %s, want %s", c->op, hd_tensor_describe(&w->value, found),
+                        describe_wanted(HD_OP_STORED, n_dim, shape, wanted));
+        return;
+    }
+    check_storage(c, w);
+}
+
 void hd_check_weight_grad(hd_check *c, const hd_weight *w)
 {
     if (c->st != HD_OK) { return; }

@@ -26,6 +26,7 @@ enum { HD_ANY = -1, HD_CHECK_TENSORS = 16, HD_CHECK_PAIRS = 4 };
 typedef enum hd_op_dtypes {
     HD_OP_F32 = 1u << HD_DTYPE_F32,
     HD_OP_ACT = 1u << HD_DTYPE_F32 | 1u << HD_DTYPE_BF16,
+    HD_OP_STORED = 1u << HD_DTYPE_F32 | 1u << HD_DTYPE_BF16 | 1u << HD_DTYPE_F8_E4M3 | 1u << HD_DTYPE_I8 | 1u << HD_DTYPE_I4, /* of weights */
     HD_OP_F64 = 1u << HD_DTYPE_F64,
     HD_OP_I32 = 1u << HD_DTYPE_I32
 } hd_op_dtypes;
@@ -61,6 +62,9 @@ void hd_check_in_column(hd_check *c, const char *name, const hd_tensor *t, unsig
 /* w->value of the given shape; w->grad, f32 and of the shape of w->value. */
 void hd_check_weight(hd_check *c, const hd_weight *w, int n_dim, const int64_t *shape);
 void hd_check_weight_grad(hd_check *c, const hd_weight *w);
+
+/* A weight that is only read, (out, in) or (experts, out, in): also F8_E4M3 and packed ones with their scales, and experts apart. */
+void hd_check_weight_stored(hd_check *c, const hd_weight *w, int n_dim, const int64_t *shape);
 
 /* A scalar condition; the message states found and wanted. */
 void hd_check_that(hd_check *c, bool holds, const char *format, ...) HD_PRINTF(3, 4);

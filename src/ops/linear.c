@@ -6,20 +6,26 @@
 
 typedef struct sizes { int64_t inputs, outputs; } sizes;
 
-static void check_plain_weight(hd_check *c, const hd_weight *w, sizes *s)
+static void find_sizes(const hd_check *c, const hd_weight *w, sizes *s)
 {
-    hd_check_weight(c, w, HD_SHAPE(HD_ANY, HD_ANY));
     if (c->st != HD_OK) { return; }
     bool out_in = w->layout == HD_LAYOUT_OUT_IN;
     s->inputs = w->value.shape[out_in ? 1 : 0];
     s->outputs = w->value.shape[out_in ? 0 : 1];
 }
 
+static void check_plain_weight(hd_check *c, const hd_weight *w, sizes *s)
+{
+    hd_check_weight(c, w, HD_SHAPE(HD_ANY, HD_ANY));
+    find_sizes(c, w, s);
+}
+
 hd_status hd_linear_fwd(hd_exec *ex, const hd_tensor *x, const hd_weight *w, hd_accum y_accum, hd_tensor *y, hd_err *err)
 {
     sizes s = {0};
     hd_check c = hd_check_begin(ex, "linear_fwd", err);
-    check_plain_weight(&c, w, &s);
+    hd_check_weight_stored(&c, w, HD_SHAPE(HD_ANY, HD_ANY));
+    find_sizes(&c, w, &s);
     hd_check_in(&c, "x", x, HD_OP_ACT, HD_SHAPE(HD_ANY, s.inputs));
     if (c.st != HD_OK) { return c.st; }
     hd_check_out(&c, "y", y, HD_OP_ACT, HD_SHAPE(x->shape[0], s.outputs));
@@ -55,18 +61,24 @@ hd_status hd_linear_bwd_weight(hd_exec *ex, const hd_tensor *dy, const hd_tensor
 
 /* ---- grouped and ragged: the same signature ------------------------------------------------------------------------- */
 
-static void check_expert_weight(hd_check *c, const hd_weight *w, const hd_tensor *offsets)
+static void check_layout(hd_check *c, const hd_weight *w, const hd_tensor *offsets)
 {
-    hd_check_weight(c, w, HD_SHAPE(HD_ANY, HD_ANY, HD_ANY));
     if (c->st != HD_OK) { return; }
     hd_check_that(c, w->layout == HD_LAYOUT_OUT_IN, "experts are stored [in, out], want [out, in]");
     hd_check_in(c, "offsets", offsets, HD_OP_I32, HD_SHAPE(w->value.shape[0] + 1));
 }
 
+static void check_expert_weight(hd_check *c, const hd_weight *w, const hd_tensor *offsets)
+{
+    hd_check_weight(c, w, HD_SHAPE(HD_ANY, HD_ANY, HD_ANY));
+    check_layout(c, w, offsets);
+}
+
 static void check_experts_fwd(hd_check *c, const hd_tensor *x, const hd_tensor *offsets, const hd_weight *w,
                               const hd_tensor *y)
 {
-    check_expert_weight(c, w, offsets);
+    hd_check_weight_stored(c, w, HD_SHAPE(HD_ANY, HD_ANY, HD_ANY));
+    check_layout(c, w, offsets);
     if (c->st != HD_OK) { return; }
     hd_check_in(c, "x", x, HD_OP_ACT, HD_SHAPE(HD_ANY, w->value.shape[2]));
     if (c->st != HD_OK) { return; }

@@ -2,7 +2,7 @@
  *
  * Legend: N rows (tokens of a leaf, B * T), B sequences, T positions, D model, K inputs, M outputs, H heads, E experts,
  * k experts per token, R = N * k routed rows, F hidden width, V vocabulary.  "act" = f32 or bf16, all act tensors of
- * a call equal unless said; weights are f32 or bf16; gradients of weights are f32.  All tensors have stride 1 on the last
+ * a call equal unless said; weights are f32 or bf16, read-only products take stored ones too (tensor/weight.h); gradients of weights are f32.  All tensors have stride 1 on the last
  * axis; row strides are free unless "contiguous" is said.  Reductions run in f32 or wider (cpu) or f64 (ref), in an order
  * that depends on shapes alone: never on the thread count, never on neighbouring rows.
  * "overwritten" outputs may hold anything before; "accumulated" ones are added to.  An op that honours w->grad_accum
@@ -38,7 +38,11 @@ hd_status hd_rmsnorm_bwd(hd_exec *ex, const hd_tensor *dy, const hd_tensor *x, c
  *   bwd_weight  dW (M, K)  (+)= dy^T x                  f32; honours w->grad_accum
  * w->value (M, K) with HD_LAYOUT_OUT_IN, (K, M) with HD_LAYOUT_IN_OUT; dtypes of x, w and y are independent.
  * Row i of y depends on row i of x and on W alone, bit for bit, whatever N is: the sum over K is sequential in
- * blocks of HD_GEMM_KC, each block from zero with fused multiply-add, blocks added in order. */
+ * blocks of HD_GEMM_KC, each block from zero with fused multiply-add, blocks added in order.
+ * fwd takes stored weights, [out, in]: F8_E4M3 as float(code) * scale, rounded to f32; packed integers as scale * code, in the same
+ * order of sums.  With round_inputs, packed weights only: inputs become codes and a scale per 64 (hd_round_group), and
+ *   y_im = chain over groups g, ascending, of  fma(float(sum of code products, exact), scale_x[i, g] * scale_w[m, g], y)
+ * from zero: the same bits for any N on every machine with fused multiply-add. */
 hd_status hd_linear_fwd(hd_exec *ex, const hd_tensor *x, const hd_weight *w, hd_accum y_accum, hd_tensor *y,
                         hd_err *err) HD_CHECK_RESULT;
 hd_status hd_linear_bwd_input(hd_exec *ex, const hd_tensor *dy, const hd_weight *w, hd_accum dx_accum, hd_tensor *dx,

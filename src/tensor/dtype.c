@@ -6,18 +6,24 @@
 
 static const struct {
     const char *name;
-    size_t bytes;
+    int bits;
 } dtypes[HD_DTYPE_COUNT] = {
-    [HD_DTYPE_F32] = {"F32", 4}, [HD_DTYPE_BF16] = {"BF16", 2},       [HD_DTYPE_F16] = {"F16", 2},
-    [HD_DTYPE_F64] = {"F64", 8}, [HD_DTYPE_F8_E4M3] = {"F8_E4M3", 1}, [HD_DTYPE_F8_E8M0] = {"F8_E8M0", 1},
-    [HD_DTYPE_I32] = {"I32", 4}, [HD_DTYPE_I64] = {"I64", 8},         [HD_DTYPE_U8] = {"U8", 1},
-    [HD_DTYPE_I8] = {"I8", 1},   [HD_DTYPE_BOOL] = {"BOOL", 1},
+    [HD_DTYPE_F32] = {"F32", 32}, [HD_DTYPE_BF16] = {"BF16", 16},      [HD_DTYPE_F16] = {"F16", 16},
+    [HD_DTYPE_F64] = {"F64", 64}, [HD_DTYPE_F8_E4M3] = {"F8_E4M3", 8}, [HD_DTYPE_F8_E8M0] = {"F8_E8M0", 8},
+    [HD_DTYPE_I32] = {"I32", 32}, [HD_DTYPE_I64] = {"I64", 64},        [HD_DTYPE_U8] = {"U8", 8},
+    [HD_DTYPE_I8] = {"I8", 8},    [HD_DTYPE_BOOL] = {"BOOL", 8},       [HD_DTYPE_I4] = {"I4", 4},
 };
 
 size_t hd_dtype_bytes(hd_dtype dtype)
 {
-    assert((unsigned)dtype < HD_DTYPE_COUNT);
-    return dtypes[dtype].bytes;
+    assert((unsigned)dtype < HD_DTYPE_COUNT && dtypes[dtype].bits >= 8);
+    return (size_t)dtypes[dtype].bits / 8;
+}
+
+int64_t hd_dtype_run_bytes(hd_dtype dtype, int64_t n)
+{
+    assert((unsigned)dtype < HD_DTYPE_COUNT && (dtype != HD_DTYPE_I4 || n % 2 == 0));
+    return dtype == HD_DTYPE_I4 ? n / 2 : n * (dtypes[dtype].bits / 8);
 }
 
 const char *hd_dtype_name(hd_dtype dtype)
@@ -28,7 +34,7 @@ const char *hd_dtype_name(hd_dtype dtype)
 int hd_dtype_from_name(const char *name, hd_dtype *dtype)
 {
     for (int d = 0; d < HD_DTYPE_COUNT; d++) {
-        if (strcmp(dtypes[d].name, name) == 0) {
+        if (d != HD_DTYPE_I4 && strcmp(dtypes[d].name, name) == 0) {
             *dtype = (hd_dtype)d;
             return 0;
         }

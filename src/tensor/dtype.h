@@ -18,12 +18,14 @@ typedef enum hd_dtype {
     HD_DTYPE_U8,
     HD_DTYPE_I8,
     HD_DTYPE_BOOL,
+    HD_DTYPE_I4, /* two in a byte, in the blocks of tensor/packed.h only */
     HD_DTYPE_COUNT
 } hd_dtype;
 
-size_t hd_dtype_bytes(hd_dtype dtype);
+size_t hd_dtype_bytes(hd_dtype dtype);              /* of one element; I4 has none of its own */
+int64_t hd_dtype_run_bytes(hd_dtype dtype, int64_t n); /* of n elements; an even number of I4 */
 const char *hd_dtype_name(hd_dtype dtype);                 /* "F32", "BF16", ... */
-int hd_dtype_from_name(const char *name, hd_dtype *dtype); /* safetensors' names; 0 good, -1 unknown */
+int hd_dtype_from_name(const char *name, hd_dtype *dtype); /* safetensors' names, so not I4; 0 good, -1 unknown */
 
 static inline float hd_bf16_to_f32(uint16_t bits)
 {

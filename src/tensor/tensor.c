@@ -32,7 +32,9 @@ static hd_status shape_bytes(hd_dtype dtype, int n_dim, const int64_t *shape, si
             return HD_FAIL(err, HD_E_INVALID, "tensor: more than 2^63 elements");
         }
     }
-    if (!hd_i64_mul(count, (int64_t)hd_dtype_bytes(dtype), &total)) {
+    if (dtype == HD_DTYPE_I4) {
+        total = count / 2;
+    } else if (!hd_i64_mul(count, (int64_t)hd_dtype_bytes(dtype), &total)) {
         return HD_FAIL(err, HD_E_INVALID, "tensor: more than 2^63 bytes");
     }
     *bytes = (size_t)total;
@@ -69,12 +71,12 @@ hd_status hd_tensor_new_2d(hd_arena *arena, hd_dtype dtype, int64_t rows, int64_
 /* t moved by a number of elements; a dry tensor has nowhere to move. */
 static void advance(hd_tensor *t, int64_t elements)
 {
-    if (t->data != NULL) { t->data = (char *)t->data + elements * (int64_t)hd_dtype_bytes(t->dtype); }
+    if (t->data != NULL) { t->data = (char *)t->data + hd_dtype_run_bytes(t->dtype, elements); }
 }
 
 hd_tensor hd_tensor_slice(const hd_tensor *t, int axis, int64_t begin, int64_t length)
 {
-    assert(axis >= 0 && axis < t->n_dim && t->scales == NULL);
+    assert(axis >= 0 && axis < t->n_dim);
     assert(begin >= 0 && length >= 0 && begin <= t->shape[axis] - length);
     hd_tensor view = *t;
     view.shape[axis] = view.global_shape[axis] = length;
@@ -84,7 +86,7 @@ hd_tensor hd_tensor_slice(const hd_tensor *t, int axis, int64_t begin, int64_t l
 
 hd_tensor hd_tensor_index(const hd_tensor *t, int64_t i)
 {
-    assert(t->n_dim > 1 && i >= 0 && i < t->shape[0] && t->scales == NULL);
+    assert(t->n_dim > 1 && i >= 0 && i < t->shape[0]);
     hd_tensor view = *t;
     view.n_dim = t->n_dim - 1;
     for (int d = 0; d < HD_MAX_DIMS; d++) {
@@ -99,7 +101,7 @@ hd_tensor hd_tensor_index(const hd_tensor *t, int64_t i)
 
 hd_tensor hd_tensor_reshape(const hd_tensor *t, int n_dim, const int64_t *shape)
 {
-    assert(n_dim >= 1 && n_dim <= HD_MAX_DIMS && t->scales == NULL && hd_tensor_is_contiguous(t));
+    assert(n_dim >= 1 && n_dim <= HD_MAX_DIMS && hd_tensor_is_contiguous(t));
     hd_tensor view = {.data = t->data, .dtype = t->dtype, .n_dim = n_dim};
     for (int d = 0; d < n_dim; d++) { view.shape[d] = view.global_shape[d] = shape[d]; }
     set_contiguous_strides(&view);
@@ -110,7 +112,7 @@ hd_tensor hd_tensor_reshape(const hd_tensor *t, int n_dim, const int64_t *shape)
 hd_tensor hd_tensor_split_last(const hd_tensor *t, int64_t outer, int64_t inner)
 {
     int last = t->n_dim - 1;
-    assert(last >= 0 && last + 1 < HD_MAX_DIMS && t->scales == NULL);
+    assert(last >= 0 && last + 1 < HD_MAX_DIMS);
     assert(outer >= 0 && inner >= 0 && outer * inner == t->shape[last]);
     hd_tensor view = *t;
     view.n_dim = t->n_dim + 1;

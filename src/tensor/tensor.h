@@ -1,4 +1,4 @@
-/* A tensor: typed memory with a shape, element strides, and optional block scales.  A plain value; it owns nothing.
+/* A tensor: typed memory with a shape and element strides.  A plain value; it owns nothing.
  * Views never outlive the arena piece they look into. */
 #ifndef HD_TENSOR_TENSOR_H
 #define HD_TENSOR_TENSOR_H
@@ -19,8 +19,6 @@ typedef struct hd_tensor {
     int64_t shape[HD_MAX_DIMS];        /* this rank's part */
     int64_t global_shape[HD_MAX_DIMS]; /* the whole; equal to shape on one rank */
     int64_t stride[HD_MAX_DIMS];       /* in elements; the last is 1 for every tensor that ops accept */
-    const struct hd_tensor *scales;    /* f32 block scales of an 8-bit tensor, NULL when there are none */
-    int32_t scale_block[2];            /* {1, 128} activations, {128, 128} weights */
 } hd_tensor;
 
 /* A contiguous tensor from an arena. */

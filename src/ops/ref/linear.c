@@ -20,8 +20,55 @@ static int64_t entry(const matrix *w, int64_t m, int64_t k)
     return m * w->out_stride + k * w->in_stride;
 }
 
+/* ---- stored weights: FP8 and packed integers, row m of a matrix --------------------------------------------------------- */
+
+/* The value as f32 holds it: codes times scales are rounded once for FP8 and exact for integers. */
+static double stored_entry(const hd_weight *w, int64_t m, int64_t k)
+{
+    int64_t in = w->value.shape[1];
+    if (w->value.dtype == HD_DTYPE_F8_E4M3) {
+        float scale = ((const float *)w->scales.data)[m / HD_F8_BLOCK * w->scales.stride[0] + k / HD_F8_BLOCK];
+        return (double)(hd_f8_e4m3_to_f32(((const uint8_t *)w->value.data)[m * in + k]) * scale);
+    }
+    int64_t block = m / HD_PACKED_ROWS * (in / HD_PACKED_GROUP) + k / HD_PACKED_GROUP;
+    const uint8_t *codes = (const uint8_t *)w->value.data + block * hd_packed_block_bytes(w->value.dtype);
+    uint16_t scale = ((const uint16_t *)w->scales.data)[block * HD_PACKED_ROWS + m % HD_PACKED_ROWS];
+    int code = hd_packed_code(w->value.dtype, codes, (int)(m % HD_PACKED_ROWS), (int)(k % HD_PACKED_GROUP));
+    return (double)hd_bf16_to_f32(scale) * code;
+}
+
+/* Group g of a row as the product sees it. */
+static void read_group(const hd_tensor *x, int64_t i, int64_t g, bool rounded, double values[HD_PACKED_GROUP])
+{
+    float group[HD_PACKED_GROUP];
+    int8_t codes[HD_PACKED_GROUP];
+    for (int k = 0; k < HD_PACKED_GROUP; k++) {
+        values[k] = ref_get2(x, i, g * HD_PACKED_GROUP + k);
+        group[k] = (float)values[k];
+    }
+    if (!rounded) { return; }
+    double scale = (double)hd_round_group(group, codes);
+    for (int k = 0; k < HD_PACKED_GROUP; k++) { values[k] = scale * codes[k]; }
+}
+
+static void product_stored(const hd_tensor *x, const hd_weight *w, rows r, hd_accum accum, hd_tensor *y)
+{
+    double values[HD_PACKED_GROUP];
+    int64_t n_in = w->value.shape[1], whole = n_in / HD_PACKED_GROUP * HD_PACKED_GROUP;
+    for (int64_t i = r.begin; i < r.end; i++) {
+        for (int64_t m = 0; m < w->value.shape[0]; m++) {
+            double sum = 0.0;
+            for (int64_t k = 0; k < n_in; k++) {
+                if (k < whole && k % HD_PACKED_GROUP == 0) { read_group(x, i, k / HD_PACKED_GROUP, w->round_inputs, values); }
+                sum += (k < whole ? values[k % HD_PACKED_GROUP] : ref_get2(x, i, k)) * stored_entry(w, m, k);
+            }
+            ref_into2(y, i, m, accum, sum);
+        }
+    }
+}
+
 /* y_im (+)= sum_k x_ik W_mk */
-static void product(const hd_tensor *x, const matrix *w, rows r, hd_accum accum, hd_tensor *y)
+static void product_plain(const hd_tensor *x, const matrix *w, rows r, hd_accum accum, hd_tensor *y)
 {
     for (int64_t i = r.begin; i < r.end; i++) {
         for (int64_t m = 0; m < w->n_out; m++) {
@@ -29,6 +76,16 @@ static void product(const hd_tensor *x, const matrix *w, rows r, hd_accum accum,
             for (int64_t k = 0; k < w->n_in; k++) { sum += ref_get2(x, i, k) * ref_get(&w->t, entry(w, m, k)); }
             ref_into2(y, i, m, accum, sum);
         }
+    }
+}
+
+static void product(const hd_tensor *x, const hd_weight *w, rows r, hd_accum accum, hd_tensor *y)
+{
+    if (w->scales.n_dim > 0) {
+        product_stored(x, w, r, accum, y);
+    } else {
+        matrix m = matrix_of(&w->value, w->layout);
+        product_plain(x, &m, r, accum, y);
     }
 }
 
@@ -62,8 +119,7 @@ hd_status hd_ref_linear_fwd(hd_exec *ex, const hd_tensor *x, const hd_weight *w,
 {
     (void)err;
     if (ex->dry) { return HD_OK; }
-    matrix m = matrix_of(&w->value, w->layout);
-    product(x, &m, (rows){0, x->shape[0]}, y_accum, y);
+    product(x, w, (rows){0, x->shape[0]}, y_accum, y);
     return HD_OK;
 }
 
@@ -105,8 +161,8 @@ hd_status hd_ref_grouped_linear_fwd(hd_exec *ex, const hd_tensor *x, const hd_te
     (void)err;
     if (ex->dry) { return HD_OK; }
     for (int64_t e = 0; e < w->value.shape[0]; e++) {
-        matrix m = expert_of(&w->value, e);
-        product(x, &m, rows_of(offsets, e), y_accum, y);
+        hd_weight expert = hd_weight_expert(w, e);
+        product(x, &expert, rows_of(offsets, e), y_accum, y);
     }
     return HD_OK;
 }
