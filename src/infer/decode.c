@@ -68,12 +68,22 @@ static hd_status read_prompt(decoder *d, hd_err *err)
     return HD_OK;
 }
 
+/* Token number `position` of the text: drawn from logits by the seed and its place alone, for drafts as for the text itself. */
+static int64_t choose_at(void *context, int64_t session, int64_t position, const float *logits)
+{
+    const decoder *d = context;
+    (void)session;
+    hd_rng rng = hd_rng_make((uint64_t)hd_config_int(d->config, HD_KEY_init_weights_seed), HD_RNG_SAMPLE, "decode");
+    return hd_sample(&d->sampler, logits, d->order, hd_engine_dims(d->engine)->vocab_size, hd_rng_uniform(rng, (uint64_t)position));
+}
+
 static hd_status open_decoder(decoder *d, const char *path, hd_err *err)
 {
     hd_status st;
     const hd_config *c = d->config;
     void *memory = NULL;
-    hd_engine_options options = {.n_session = 1, .capacity = d->most, .chunk = CHUNK};
+    hd_engine_options options = {.n_session = 1, .capacity = d->most, .chunk = CHUNK, .choose = choose_at, .choose_context = d,
+                                 .drafting = hd_drafting_from_config(c)};
     if (hd_config_bool(c, HD_KEY_use_chunked_prefill)) { options.chunk = hd_config_int(c, HD_KEY_prefill_chunk_size); }
     if (options.chunk > d->n_prompt) { options.chunk = d->n_prompt; }
     HD_TRY(hd_engine_open(c, path, &options, &d->engine, err));
@@ -120,9 +130,7 @@ static double log_probability(const float *logits, int64_t n, int64_t token)
 
 static int64_t choose(decoder *d)
 {
-    int64_t vocab = hd_engine_dims(d->engine)->vocab_size, n = (int64_t)d->ids.n;
-    hd_rng rng = hd_rng_make((uint64_t)hd_config_int(d->config, HD_KEY_init_weights_seed), HD_RNG_SAMPLE, "decode");
-    int64_t token = hd_sample(&d->sampler, d->logits, d->order, vocab, hd_rng_uniform(rng, (uint64_t)n));
+    int64_t vocab = hd_engine_dims(d->engine)->vocab_size, token = choose_at(d, 0, (int64_t)d->ids.n, d->logits);
     if (hd_config_bool(d->config, HD_KEY_return_log_prob)) {
         hd_buf_printf(&d->log_probs, "%s%.6f", d->log_probs.n > 0 ? " " : "", log_probability(d->logits, vocab, token));
     }
@@ -175,6 +183,7 @@ static void report(const decoder *d)
     hd_log(HD_LOG_INFO, "prompt: %" PRId64 " tokens in %.3f s, %.1f tokens/s; answer: %" PRId64 " tokens, %.1f tokens/s; memory %.3f GB", d->n_prompt,
            d->prefill_s, (double)d->n_prompt / (d->prefill_s + 1e-9), n_answer, (double)n_step / (d->generate_s + 1e-9),
            (double)hd_engine_memory_bytes(d->engine) / 1e9);
+    hd_engine_log_drafts(d->engine);
 }
 
 static hd_status print_answer(const decoder *d, const hd_run_hooks *hooks, const hd_buf *answer, hd_err *err)

@@ -1,23 +1,27 @@
-/* Sessions, chunks and steps.  See engine.h. */
+/* Opening, prompts, forks and rewinds; steps are in step.c.  See engine.h. */
 #include "infer/engine.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 #include "base/alloc.h"
 #include "hadal/log.h"
-#include "infer/loaded.h"
-#include "model/cache.h"
+#include "infer/session.h"
 
-struct hd_engine {
-    hd_loaded loaded;
-    hd_engine_options options;
-    hd_cache *caches;       /* n_session */
-    hd_extension *list;     /* n_session: of the step in work */
-    size_t cache_bytes;
-};
+/* ---- sessions ------------------------------------------------------------------------------------------------------------ */
 
-/* ---- opening ------------------------------------------------------------------------------------------------------------ */
+static int64_t fed(const hd_session *x) { return x->cache.length - x->mtp.ahead; }
+
+void hd_session_drop_draft(hd_session *x)
+{
+    x->cache.length -= x->mtp.ahead;
+    x->mtp.ahead = false;
+}
+
+void hd_session_rewind(hd_session *x, int64_t length)
+{
+    x->cache.length = length;
+    hd_follower_rewind(&x->mtp, length);
+}
 
 static hd_status new_caches(hd_engine *e, hd_err *err)
 {
@@ -25,53 +29,164 @@ static hd_status new_caches(hd_engine *e, hd_err *err)
     hd_arena *arena = &e->loaded.model_arena;
     size_t before = arena->used;
     for (int64_t s = 0; s < e->options.n_session; s++) {
-        HD_TRY(hd_cache_new(&e->loaded.model, arena, e->options.capacity, &e->caches[s], err));
+        hd_session *x = &e->sessions[s];
+        HD_TRY(hd_cache_new(&e->loaded.model, arena, e->options.capacity, &x->cache, err));
+        if (hd_engine_drafts(e)) { HD_TRY(hd_follower_new(&e->loaded.model, arena, e->options.capacity, &x->mtp, err)); }
     }
     e->cache_bytes = arena->used - before;
 out:
     return st;
 }
 
-/* One pass and the logits of chosen rows of it: of the last row, or of every row. */
-static hd_status run(hd_engine *e, int64_t n_list, bool every_row, float *logits, hd_err *err)
+static hd_status new_sessions(hd_engine *e, hd_err *err)
+{
+    hd_status st;
+    void *memory = NULL;
+    size_t n = (size_t)e->options.n_session, row = (size_t)e->loaded.dims.vocab_size * sizeof(float);
+    HD_TRY(hd_alloc(n, sizeof *e->sessions, "sessions", &memory, err));
+    e->sessions = memory;
+    HD_TRY(hd_alloc(n, sizeof *e->turns, "sessions", &memory, err));
+    e->turns = memory;
+    HD_TRY(hd_alloc(n, sizeof *e->list, "sessions", &memory, err));
+    e->list = memory;
+    HD_TRY(hd_alloc(n, sizeof *e->paces, "sessions", &memory, err));
+    e->paces = memory;
+    for (size_t s = 0; s < n; s++) { e->paces[s].mode = e->options.drafting; }
+    if (!hd_engine_drafts(e)) { goto out; }
+    HD_TRY(hd_alloc(n, row, "logits of drafts", &memory, err));
+    e->guesses = memory;
+    HD_TRY(hd_alloc(n, row, "logits of drafts", &memory, err));
+    e->ahead = memory;
+out:
+    return st;
+}
+
+/* ---- prompts ------------------------------------------------------------------------------------------------------------- */
+
+hd_status hd_engine_project(hd_engine *e, const hd_tensor *hidden, int64_t begin, int64_t n, hd_tensor *logits, hd_err *err)
+{
+    hd_loaded *l = &e->loaded;
+    hd_status st = hd_tensor_new_2d(&l->step_arena, HD_DTYPE_F32, n, l->dims.vocab_size, logits, err);
+    return st == HD_OK ? hd_model_project(&l->model, &l->ex, &l->step_arena, hidden, begin, logits, err) : st;
+}
+
+/* A chunk of a prompt, and the logits of its last token. */
+static hd_status pass_chunk(hd_engine *e, hd_session *x, const int32_t *tokens, int64_t n, float *logits, hd_err *err)
 {
     hd_status st;
     hd_loaded *l = &e->loaded;
     hd_tensor hidden, out;
     size_t mark = hd_arena_mark(&l->step_arena);
-    HD_TRY(hd_model_extend(&l->model, &l->ex, &l->step_arena, e->list, n_list, &hidden, err));
-    int64_t rows = hidden.shape[0], n = every_row ? rows : 1;
-    HD_TRY(hd_tensor_new_2d(&l->step_arena, HD_DTYPE_F32, n, l->dims.vocab_size, &out, err));
-    HD_TRY(hd_model_project(&l->model, &l->ex, &l->step_arena, &hidden, rows - n, &out, err));
+    hd_extension one = {.cache = &x->cache, .tokens = tokens, .n = n};
+    HD_TRY(hd_model_extend(&l->model, &l->ex, &l->step_arena, &one, 1, &hidden, err));
+    if (hd_engine_drafts(e)) { HD_TRY(hd_follower_chunk(&l->model, &l->ex, &l->step_arena, &x->mtp, tokens, &hidden, err)); }
+    HD_TRY(hd_engine_project(e, &hidden, n - 1, 1, &out, err));
     HD_TRY(hd_exec_read(&l->ex, &out, logits, err));
 out:
     hd_arena_release(&l->step_arena, mark);
     return st;
 }
 
-/* The most that will be done: a whole chunk at the end of a full cache, and a step of all sessions there. */
+hd_status hd_engine_extend(hd_engine *e, int64_t session, const int32_t *tokens, int64_t n, float *logits, hd_err *err)
+{
+    hd_session *x = &e->sessions[session];
+    hd_session_drop_draft(x);
+    int64_t before = x->cache.length, room = x->cache.capacity - before;
+    if (n < 1 || n > room) {
+        return HD_FAIL(err, HD_E_INVALID, "session %" PRId64 ": %" PRId64 " new tokens behind %" PRId64 ", want 1 to %" PRId64, session, n, before, room);
+    }
+    for (int64_t at = 0, part; at < n; at += part) {
+        part = n - at < e->options.chunk ? n - at : e->options.chunk;
+        hd_status st = pass_chunk(e, x, tokens + at, part, logits, err);
+        if (st != HD_OK) {
+            hd_session_rewind(x, before);
+            return st;
+        }
+    }
+    return HD_OK;
+}
+
+/* ---- opening ------------------------------------------------------------------------------------------------------------ */
+
+/* A session of so many tokens whose module is as far behind as it can be. */
+static void place(hd_session *x, int64_t length)
+{
+    x->cache.length = length > 0 ? length : 0;
+    x->mtp.n = x->cache.length < HD_FOLLOWER_ROWS ? x->cache.length : HD_FOLLOWER_ROWS;
+    x->mtp.cache.length = x->cache.length - x->mtp.n;
+    x->mtp.ahead = false;
+}
+
+static hd_status place_and_step(hd_engine *e, int64_t length, bool with_drafts, hd_err *err)
+{
+    for (int64_t s = 0; s < e->options.n_session; s++) {
+        e->turns[s] = (hd_turn){.of = &e->sessions[s]};
+        place(e->turns[s].of, length);
+    }
+    return hd_engine_pass(e, e->options.n_session, with_drafts, NULL, err);
+}
+
+/* The most that will be done: a whole chunk at the end of a full cache, and steps of all sessions there. */
 static hd_status most(void *context, hd_err *err)
 {
     hd_status st;
     hd_engine *e = context;
     int64_t capacity = e->options.capacity, chunk = e->options.chunk;
     HD_TRY(new_caches(e, err));
-    e->caches[0].length = capacity - chunk;
-    e->list[0] = (hd_extension){.cache = &e->caches[0], .n = chunk};
-    HD_TRY(run(e, 1, false, NULL, err));
-    for (int64_t s = 0; s < e->options.n_session; s++) {
-        e->caches[s].length = capacity - 1;
-        e->list[s] = (hd_extension){.cache = &e->caches[s], .n = 1};
-    }
-    st = run(e, e->options.n_session, true, NULL, err);
+    place(&e->sessions[0], capacity - chunk);
+    HD_TRY(pass_chunk(e, &e->sessions[0], NULL, chunk, NULL, err));
+    HD_TRY(place_and_step(e, capacity - 1, false, err));
+    HD_TRY(place_and_step(e, capacity - 2, true, err));
 out:
     return st;
 }
 
-static hd_status open_engine(const hd_config *config, const char *path, hd_engine *e, hd_err *err)
+hd_drafting hd_drafting_from_config(const hd_config *config)
+{
+    static const hd_drafting values[] = {HD_DRAFT_AUTO, HD_DRAFT_ALWAYS, HD_DRAFT_NEVER}; /* auto|on|off */
+    return values[hd_config_enum(config, HD_KEY_mtp_speculation)];
+}
+
+/* Whether there will be drafts: what the options ask for, if nothing stands against it. */
+static hd_status settle_drafting(const hd_config *config, const char *path, hd_engine *e, hd_err *err)
+{
+    hd_loaded *l = &e->loaded;
+    hd_err why = {0};
+    hd_status st = HD_OK;
+    if (!hd_engine_drafts(e)) { return HD_OK; }
+    if (l->n_mtp == 0) {
+        st = HD_FAIL(&why, HD_E_CONFIG, "%s has no MTP layer to draft with: config.json announces none (num_nextn_predict_layers), or there are no "
+                     "tensors model.layers.%" PRId64 ".*", path, l->dims.n_layer);
+    } else if (l->options.moe_strategy == HD_MOE_DROPPING) {
+        st = HD_FAIL(&why, HD_E_CONFIG, "drafts with capacity_factor=%g: where experts drop tokens, a token gets other values beside a draft than alone",
+                     l->options.capacity_factor);
+    } else if (!hd_config_bool(config, HD_KEY_mtp_pre_norm_hidden)) {
+        st = HD_FAIL(&why, HD_E_UNSUPPORTED, "mtp_pre_norm_hidden=false is not implemented: modules see the output of the last layer itself");
+    }
+    if (st != HD_OK && e->options.drafting == HD_DRAFT_ALWAYS) {
+        *err = why;
+        return st;
+    }
+    if (st != HD_OK) { e->options.drafting = HD_DRAFT_NEVER; }
+    l->dims.n_mtp = hd_engine_drafts(e) ? 1 : 0;
+    if (hd_config_is_set(config, HD_KEY_mtp_use_shared_head_norm)) {
+        l->dims.mtp_own_norm = hd_config_bool(config, HD_KEY_mtp_use_shared_head_norm);
+    }
+    return HD_OK;
+}
+
+static void free_sessions(hd_engine *e)
+{
+    void **all[] = {(void **)&e->sessions, (void **)&e->turns, (void **)&e->list, (void **)&e->paces, (void **)&e->guesses, (void **)&e->ahead};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        hd_free(*all[i]);
+        *all[i] = NULL;
+    }
+}
+
+static hd_status load(const hd_config *config, const char *path, hd_engine *e, hd_err *err)
 {
     hd_status st;
-    void *memory = NULL;
     hd_engine_options *o = &e->options;
     HD_TRY(hd_loaded_read(config, path, &e->loaded, err));
     if (o->capacity > e->loaded.dims.max_position_embeddings) {
@@ -80,14 +195,28 @@ static hd_status open_engine(const hd_config *config, const char *path, hd_engin
     }
     if (o->chunk > o->capacity) { o->chunk = o->capacity; }
     e->loaded.options.max_positions = o->capacity;
-    HD_TRY(hd_alloc((size_t)o->n_session, sizeof *e->caches, "sessions", &memory, err));
-    e->caches = memory;
-    HD_TRY(hd_alloc((size_t)o->n_session, sizeof *e->list, "sessions", &memory, err));
-    e->list = memory;
+    HD_TRY(settle_drafting(config, path, e, err));
+    HD_TRY(new_sessions(e, err));
     HD_TRY(hd_loaded_open(config, path, most, e, &e->loaded, err));
+out:
+    return st;
+}
+
+static hd_status open_engine(const hd_config *config, const char *path, hd_engine *e, hd_err *err)
+{
+    hd_status st;
+    const hd_engine_options *o = &e->options;
+    HD_TRY(load(config, path, e, err));
+    if (o->drafting == HD_DRAFT_AUTO && e->loaded.stream != NULL) { /* without the module the weights may fit */
+        hd_loaded_close(&e->loaded);
+        free_sessions(e);
+        e->options.drafting = HD_DRAFT_NEVER;
+        HD_TRY(load(config, path, e, err));
+    }
     HD_TRY(new_caches(e, err));
-    hd_log(HD_LOG_INFO, "cache: %" PRId64 " session%s of %" PRId64 " positions, %.3f GB of %.3f GB in all", o->n_session,
-           o->n_session == 1 ? "" : "s", o->capacity, (double)e->cache_bytes / 1e9, (double)hd_engine_memory_bytes(e) / 1e9);
+    hd_log(HD_LOG_INFO, "cache: %" PRId64 " session%s of %" PRId64 " positions, %.3f GB of %.3f GB in all%s", o->n_session,
+           o->n_session == 1 ? "" : "s", o->capacity, (double)e->cache_bytes / 1e9, (double)hd_engine_memory_bytes(e) / 1e9,
+           hd_engine_drafts(e) ? ", with an MTP layer that drafts" : "");
 out:
     return st;
 }
@@ -118,10 +247,11 @@ void hd_engine_close(hd_engine *e)
 {
     if (e == NULL) { return; }
     hd_loaded_close(&e->loaded);
-    hd_free(e->caches);
-    hd_free(e->list);
+    free_sessions(e);
     hd_free(e);
 }
+
+/* ---- what is said about it -------------------------------------------------------------------------------------------------- */
 
 const hd_dims *hd_engine_dims(const hd_engine *e) { return &e->loaded.dims; }
 
@@ -133,52 +263,47 @@ size_t hd_engine_memory_bytes(const hd_engine *e)
     return l->model_arena.capacity + l->step_arena.capacity + l->scratch_arena.capacity + l->stream_arena.capacity;
 }
 
-/* ---- running ------------------------------------------------------------------------------------------------------------- */
-
-hd_status hd_engine_extend(hd_engine *e, int64_t session, const int32_t *tokens, int64_t n, float *logits, hd_err *err)
+hd_engine_drafts_seen hd_engine_drafting(const hd_engine *e)
 {
-    hd_cache *cache = &e->caches[session];
-    int64_t before = cache->length, room = cache->capacity - before;
-    if (n < 1 || n > room) {
-        return HD_FAIL(err, HD_E_INVALID, "session %" PRId64 ": %" PRId64 " new tokens behind %" PRId64 ", want 1 to %" PRId64, session, n, before, room);
+    hd_engine_drafts_seen seen = {.possible = hd_engine_drafts(e)};
+    const hd_pace *busiest = &e->paces[0];
+    for (int64_t n = 0; n < e->options.n_session; n++) {
+        const hd_pace *p = &e->paces[n];
+        seen.n_draft += p->n_draft;
+        seen.n_accepted += p->n_accepted;
+        if (p->drafted.n > busiest->drafted.n) { busiest = p; }
     }
-    for (int64_t at = 0, part; at < n; at += part) {
-        part = n - at < e->options.chunk ? n - at : e->options.chunk;
-        e->list[0] = (hd_extension){.cache = cache, .tokens = tokens + at, .n = part};
-        hd_status st = run(e, 1, false, logits, err);
-        if (st != HD_OK) {
-            cache->length = before;
-            return st;
-        }
-    }
-    return HD_OK;
+    seen.plain_s = hd_pace_cost_s(&busiest->plain);
+    seen.drafted_s = hd_pace_cost_s(&busiest->drafted);
+    seen.break_even = hd_pace_break_even(busiest);
+    return seen;
 }
 
-hd_status hd_engine_step(hd_engine *e, const int64_t *sessions, const int32_t *tokens, int64_t n, float *logits, hd_err *err)
+void hd_engine_log_drafts(const hd_engine *e)
 {
-    if (n < 1 || n > e->options.n_session) {
-        return HD_FAIL(err, HD_E_INVALID, "a step of %" PRId64 " sessions, want 1 to %" PRId64, n, e->options.n_session);
-    }
-    for (int64_t s = 0; s < n; s++) { e->list[s] = (hd_extension){.cache = &e->caches[sessions[s]], .tokens = &tokens[s], .n = 1}; }
-    return run(e, n, true, logits, err);
+    hd_engine_drafts_seen d = hd_engine_drafting(e);
+    if (d.n_draft == 0) { return; }
+    hd_log(HD_LOG_INFO, "drafts: %" PRId64 " of %" PRId64 " accepted, %.1f %%; break-even %.1f %%: a pass takes %.3f ms with a draft, %.3f ms without",
+           d.n_accepted, d.n_draft, 100.0 * (double)d.n_accepted / (double)d.n_draft, 100.0 * d.break_even, 1e3 * d.drafted_s, 1e3 * d.plain_s);
 }
 
-int64_t hd_engine_length(const hd_engine *e, int64_t session) { return e->caches[session].length; }
+/* ---- places in a session ----------------------------------------------------------------------------------------------------- */
+
+int64_t hd_engine_length(const hd_engine *e, int64_t session) { return fed(&e->sessions[session]); }
 
 void hd_engine_rewind(hd_engine *e, int64_t session, int64_t length)
 {
-    if (length >= 0 && length < e->caches[session].length) { e->caches[session].length = length; }
+    hd_session *x = &e->sessions[session];
+    if (length >= 0 && length < fed(x)) { hd_session_rewind(x, length); }
 }
 
 hd_status hd_engine_fork(hd_engine *e, int64_t from, int64_t to, hd_err *err)
 {
-    hd_cache *a = &e->caches[from], *b = &e->caches[to];
-    for (int64_t layer = 0; layer < e->loaded.dims.n_layer && a->length > 0; layer++) {
-        hd_tensor x = hd_tensor_index(&a->rows, layer), y = hd_tensor_index(&b->rows, layer);
-        hd_tensor filled = hd_tensor_slice(&x, 0, 0, a->length), copy = hd_tensor_slice(&y, 0, 0, a->length);
-        hd_status st = hd_copy(&e->loaded.ex, &filled, &copy, err);
-        if (st != HD_OK) { return st; }
-    }
-    b->length = a->length;
-    return HD_OK;
+    hd_status st;
+    const hd_session *a = &e->sessions[from];
+    hd_session *b = &e->sessions[to];
+    HD_TRY(hd_cache_copy(&e->loaded.ex, &a->cache, fed(a), &b->cache, err));
+    if (hd_engine_drafts(e)) { HD_TRY(hd_follower_copy(&e->loaded.ex, &a->mtp, &b->mtp, err)); }
+out:
+    return st;
 }

@@ -20,8 +20,8 @@ hd_status hd_loaded_read(const hd_config *config, const char *path, hd_loaded *l
     hd_status st;
     *loaded = (hd_loaded){0};
     HD_TRY(hd_ckpt_read_dims(path, &loaded->dims, err));
-    loaded->dims.n_mtp =
-        0; /* drafts are for training; transformers leaves their weights out of the folders it writes */
+    loaded->n_mtp = loaded->dims.n_mtp;
+    loaded->dims.n_mtp = 0;
     HD_TRY(hd_model_options_from_config(config, false, &loaded->options, err));
 out:
     return st;

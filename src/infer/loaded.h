@@ -10,6 +10,7 @@
 
 typedef struct hd_loaded {
     hd_dims dims;             /* from the folder's config.json, without MTP modules */
+    int64_t n_mtp;            /* modules that the folder has: dims.n_mtp may be set to it, or to less, before opening */
     hd_model_options options; /* from the configuration: dtype, weight_dtype, attention, ... */
     hd_arena model_arena, step_arena, scratch_arena, stream_arena;
     hd_ckpt_stream *stream;   /* of a model whose weights stay in its files; NULL when they are in memory */

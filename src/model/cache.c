@@ -9,21 +9,43 @@
 
 static int64_t latent_width(const hd_dims *d) { return d->kv_lora_rank + d->qk_rope_head_dim; }
 
-hd_status hd_cache_new(const hd_model *model, hd_arena *arena, int64_t capacity, hd_cache *cache, hd_err *err)
+static hd_status new_cache(const hd_model *model, hd_arena *arena, int64_t first_layer, int64_t n_layer, int64_t capacity, hd_cache *cache,
+                           hd_err *err)
 {
-    int64_t shape[3] = {model->dims.n_layer, capacity, latent_width(&model->dims)};
-    *cache = (hd_cache){.capacity = capacity};
+    int64_t shape[3] = {n_layer, capacity, latent_width(&model->dims)};
+    *cache = (hd_cache){.first_layer = first_layer, .capacity = capacity};
     return hd_tensor_new(arena, model->options.dtype, 3, shape, &cache->rows, err);
 }
-
-/* ---- attention of one layer ------------------------------------------------------------------------------------------ */
 
 /* Rows [begin, begin + n) of a layer's cache, (n, c + r). */
 static hd_tensor cache_rows(const hd_cache *cache, int64_t layer, int64_t begin, int64_t n)
 {
-    hd_tensor rows = hd_tensor_index(&cache->rows, layer);
+    hd_tensor rows = hd_tensor_index(&cache->rows, layer - cache->first_layer);
     return hd_tensor_slice(&rows, 0, begin, n);
 }
+
+hd_status hd_cache_new(const hd_model *model, hd_arena *arena, int64_t capacity, hd_cache *cache, hd_err *err)
+{
+    return new_cache(model, arena, 0, model->dims.n_layer, capacity, cache, err);
+}
+
+hd_status hd_cache_new_mtp(const hd_model *model, hd_arena *arena, int64_t capacity, hd_cache *cache, hd_err *err)
+{
+    return new_cache(model, arena, model->dims.n_layer, 1, capacity, cache, err);
+}
+
+hd_status hd_cache_copy(hd_exec *ex, const hd_cache *from, int64_t length, hd_cache *to, hd_err *err)
+{
+    for (int64_t i = 0; i < from->rows.shape[0] && length > 0; i++) {
+        hd_tensor a = cache_rows(from, from->first_layer + i, 0, length), b = cache_rows(to, to->first_layer + i, 0, length);
+        hd_status st = hd_copy(ex, &a, &b, err);
+        if (st != HD_OK) { return st; }
+    }
+    to->length = length;
+    return HD_OK;
+}
+
+/* ---- attention of one layer ------------------------------------------------------------------------------------------ */
 
 /* The new tokens' rows go behind those that are there. */
 static hd_status append(hd_pass *p, const hd_layer *layer, const hd_tensor *latent, const hd_tensor *k_rope)
@@ -137,6 +159,20 @@ out:
     return st;
 }
 
+hd_status hd_attention_remember(hd_pass *p, const hd_layer *layer, const hd_tensor *x)
+{
+    hd_status st;
+    hd_attention a = {0};
+    size_t mark = hd_arena_mark(p->step);
+    HD_TRY(hd_pass_norm(p, x, layer->input_norm, p->dims->rms_norm_eps, &a.norm_x, &a.rstd_x));
+    HD_TRY(hd_attention_latent(p, layer, &a));
+    hd_tensor k_rope = hd_tensor_slice(&a.kv_a, 1, p->dims->kv_lora_rank, p->dims->qk_rope_head_dim);
+    HD_TRY(append(p, layer, &a.norm_kv, &k_rope));
+out:
+    hd_arena_release(p->step, mark);
+    return st;
+}
+
 /* ---- a pass ------------------------------------------------------------------------------------------------------------- */
 
 static hd_status check_list(const hd_model *model, const hd_extension *list, int64_t n, int64_t *total, hd_err *err)
@@ -183,27 +219,37 @@ static hd_status make_rows(const hd_extension *list, int64_t n, int64_t total, h
     return HD_OK;
 }
 
-hd_status hd_model_extend(hd_model *model, hd_exec *ex, hd_arena *step, const hd_extension *list, int64_t n, hd_tensor *hidden, hd_err *err)
+hd_status hd_pass_open_cached(hd_model *model, hd_exec *ex, hd_arena *step, const hd_extension *list, int64_t n, hd_leaf *leaf, hd_pass *p,
+                              hd_err *err)
 {
     hd_status st;
     int64_t total;
     host_rows rows = {0};
-    hd_pass p;
-    hd_leaf leaf = {.n_seq = 1, .weight_total = 1.0, .mtp_weight_total = 1.0, .n_seq_total = 1};
+    *leaf = (hd_leaf){.n_seq = 1, .weight_total = 1.0, .mtp_weight_total = 1.0, .n_seq_total = 1};
     HD_TRY(check_list(model, list, n, &total, err));
     HD_TRY(make_rows(list, n, total, &rows, err));
-    leaf.seq_len = leaf.n_token_total = total;
+    leaf->seq_len = leaf->n_token_total = total;
     hd_leaf_rows host = {.n_seq = 1, .seq_len = total, .inputs = rows.tokens, .targets = rows.tokens, .positions = rows.positions,
                          .segments = rows.segments, .loss_weights = rows.weights};
-    HD_TRY(hd_leaf_upload(model, ex, step, &host, &leaf, err));
-    HD_TRY(hd_pass_open(model, ex, step, &leaf, NULL, &p, err));
-    p.extensions = list;
-    p.n_extension = n;
-    HD_TRY(hd_pass_vector(&p, HD_DTYPE_I32, total, &p.key_counts));
-    HD_TRY(hd_exec_upload(ex, rows.counts, &p.key_counts, err));
+    HD_TRY(hd_leaf_upload(model, ex, step, &host, leaf, err));
+    HD_TRY(hd_pass_open(model, ex, step, leaf, NULL, p, err));
+    p->extensions = list;
+    p->n_extension = n;
+    HD_TRY(hd_pass_vector(p, HD_DTYPE_I32, total, &p->key_counts));
+    HD_TRY(hd_exec_upload(ex, rows.counts, &p->key_counts, err));
+out:
+    hd_free(rows.tokens);
+    return st;
+}
+
+hd_status hd_model_extend(hd_model *model, hd_exec *ex, hd_arena *step, const hd_extension *list, int64_t n, hd_tensor *hidden, hd_err *err)
+{
+    hd_status st;
+    hd_pass p;
+    hd_leaf leaf;
+    HD_TRY(hd_pass_open_cached(model, ex, step, list, n, &leaf, &p, err));
     HD_TRY(hd_trunk(&p, hidden));
     for (int64_t s = 0; s < n; s++) { list[s].cache->length += list[s].n; }
 out:
-    hd_free(rows.tokens);
     return st;
 }

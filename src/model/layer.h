@@ -133,6 +133,13 @@ hd_status hd_attention_latent(hd_pass *p, const hd_layer *layer, hd_attention *a
 
 /* cache.c: o (N, H v) of rows that extend caches; the caches' rows are written, their lengths are not changed. */
 hd_status hd_attention_cached(hd_pass *p, const hd_layer *layer, const hd_tensor *x, hd_tensor *o) HD_CHECK_RESULT;
+
+/* The rows alone, without an output: of positions that nothing but later ones will ask about. */
+hd_status hd_attention_remember(hd_pass *p, const hd_layer *layer, const hd_tensor *x) HD_CHECK_RESULT;
+
+/* A pass that extends caches: checks the list, fills the leaf (the caller's, as long as the pass lives) and opens the pass. */
+hd_status hd_pass_open_cached(hd_model *model, hd_exec *ex, hd_arena *step, const struct hd_extension *list, int64_t n, hd_leaf *leaf,
+                              hd_pass *p, hd_err *err) HD_CHECK_RESULT;
 hd_status hd_attention_backward(hd_pass *p, const hd_layer *layer, const hd_tensor *x, const hd_attention *a, hd_tensor *dy)
     HD_CHECK_RESULT; /* dy: gradient after attention, becomes the gradient at x */
 

@@ -16,19 +16,30 @@ static hd_tensor half(const hd_pass *p, const hd_tensor *pair, int which)
     return hd_tensor_slice(pair, 1, which * p->dims->hidden_size, p->dims->hidden_size);
 }
 
-/* e = Emb[ids]; pair = [RMSNorm(e) ; RMSNorm(h)]. */
-static hd_status make_pair(hd_pass *p, const hd_layer *layer, int64_t m, const hd_tensor *h, entry *x)
+/* e = Emb[ids].  Acquires the embedding alone: a streamed model has room for one unit. */
+static hd_status look_up(hd_pass *p, int64_t m, entry *x)
+{
+    hd_status st;
+    hd_layer *globals = hd_pass_globals(p);
+    x->ids = hd_tensor_index(&p->leaf->mtp_inputs, m);
+    HD_TRY(hd_weights_acquire(globals, HD_UNIT_EMBEDDING, p->err));
+    HD_TRY(hd_pass_rows(p, p->dims->hidden_size, &x->e));
+    HD_TRY(hd_embedding_fwd(p->ex, &x->ids, globals->embedding, &x->e, p->err));
+out:
+    hd_weights_release(globals, HD_UNIT_EMBEDDING);
+    return st;
+}
+
+/* pair = [RMSNorm(e) ; RMSNorm(h)]. */
+static hd_status make_pair(hd_pass *p, const hd_layer *layer, const hd_tensor *h, entry *x)
 {
     hd_status st;
     double eps = p->dims->rms_norm_eps;
-    x->ids = hd_tensor_index(&p->leaf->mtp_inputs, m);
-    HD_TRY(hd_pass_rows(p, p->dims->hidden_size, &x->e));
     HD_TRY(hd_pass_rows(p, 2 * p->dims->hidden_size, &x->pair));
     HD_TRY(hd_pass_vector(p, HD_DTYPE_F32, p->n_row, &x->rstd_e));
     HD_TRY(hd_pass_vector(p, HD_DTYPE_F32, p->n_row, &x->rstd_h));
     x->pair_e = half(p, &x->pair, 0);
     x->pair_h = half(p, &x->pair, 1);
-    HD_TRY(hd_embedding_fwd(p->ex, &x->ids, hd_pass_globals(p)->embedding, &x->e, p->err));
     HD_TRY(hd_rmsnorm_fwd(p->ex, &x->e, layer->mtp_embed_norm, eps, &x->pair_e, &x->rstd_e, p->err));
     HD_TRY(hd_rmsnorm_fwd(p->ex, h, layer->mtp_hidden_norm, eps, &x->pair_h, &x->rstd_h, p->err));
 out:
@@ -39,15 +50,13 @@ hd_status hd_mtp_input(hd_pass *p, hd_layer *layer, int64_t m, const hd_tensor *
 {
     hd_status st;
     entry in;
-    hd_layer *globals = hd_pass_globals(p);
     size_t mark = hd_arena_mark(p->step);
-    HD_TRY(hd_weights_acquire(globals, HD_UNIT_EMBEDDING, p->err));
+    HD_TRY(look_up(p, m, &in));
     HD_TRY(hd_weights_acquire(layer, HD_UNIT_MTP, p->err));
-    HD_TRY(make_pair(p, layer, m, h, &in));
+    HD_TRY(make_pair(p, layer, h, &in));
     HD_TRY(hd_linear_fwd(p->ex, &in.pair, layer->mtp_proj, HD_SET, x, p->err));
 out:
     hd_weights_release(layer, HD_UNIT_MTP);
-    hd_weights_release(globals, HD_UNIT_EMBEDDING);
     hd_arena_release(p->step, mark);
     return st;
 }
@@ -77,9 +86,10 @@ hd_status hd_mtp_input_backward(hd_pass *p, hd_layer *layer, int64_t m, const hd
     entry in;
     hd_layer *globals = hd_pass_globals(p);
     size_t mark = hd_arena_mark(p->step);
+    HD_TRY(look_up(p, m, &in));
     HD_TRY(hd_weights_acquire(globals, HD_UNIT_EMBEDDING, p->err));
     HD_TRY(hd_weights_acquire(layer, HD_UNIT_MTP, p->err));
-    HD_TRY(make_pair(p, layer, m, h, &in));
+    HD_TRY(make_pair(p, layer, h, &in));
     HD_TRY(pair_backward(p, layer, h, dx, &in, dh));
 out:
     hd_weights_release(layer, HD_UNIT_MTP);

@@ -26,7 +26,7 @@ static hd_engine *open_engine(const hd_config *config, const char *model, int64_
     hd_err err;
     char path[128];
     hd_engine *engine = NULL;
-    hd_engine_options options = {n_session, capacity, chunk};
+    hd_engine_options options = {.n_session = n_session, .capacity = capacity, .chunk = chunk};
     (void)snprintf(path, sizeof path, "tests/golden/check/%s", model);
     assert_ok(hd_engine_open(config, path, &options, &engine, &err));
     assert_true(hd_engine_dims(engine)->vocab_size <= MAX_VOCAB);
@@ -124,11 +124,12 @@ static void what_does_not_fit(void **state)
     static float logits[MAX_VOCAB];
     hd_config *config = configure("");
     hd_engine *engine = NULL;
-    hd_engine_options none = {0, 8, 8}, too_long = {1, 1 << 24, 8};
+    hd_engine_options none = {.capacity = 8, .chunk = 8}, fits = {.n_session = 1, .capacity = 8, .chunk = 8}, too_long = fits;
     const char *path = "tests/golden/check/v3";
+    too_long.capacity = 1 << 24;
     assert_fails(hd_engine_open(config, path, &none, &engine, &err), HD_E_INVALID, "want 1 and more");
     assert_fails(hd_engine_open(config, path, &too_long, &engine, &err), HD_E_CONFIG, "max_position_embeddings");
-    assert_fails(hd_engine_open(config, "tests/golden", &(hd_engine_options){1, 8, 8}, &engine, &err), HD_E_CONFIG, "tests/golden");
+    assert_fails(hd_engine_open(config, "tests/golden", &fits, &engine, &err), HD_E_CONFIG, "tests/golden");
     assert_null(engine);
     engine = open_engine(config, "v3", 1, 8, 3);
     make_tokens(engine, tokens, N);
