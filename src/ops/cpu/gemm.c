@@ -17,6 +17,7 @@
 #include "ops/cpu/gemm_kernel.h"
 #include "ops/cpu/gemm_pack.h"
 #include "ops/cpu/gemm_read.h"
+#include "ops/cpu/gemm_stored.h"
 #include "base/parallel_for.h"
 
 enum {
@@ -38,6 +39,7 @@ static const hd_gemm_blocks gemm_blocks = {
 /* A chunk of one product's rows. */
 typedef struct gemm_task {
     const char *a, *b;
+    const void *b_scales;
     char *c;
     int64_t rows, n, k;
     int64_t n_panels, row_parts, column_items;
@@ -223,6 +225,7 @@ static void prefetch_after(gemm_item *item, const gemm_item *next, int64_t k, in
         k = 0;
     }
     if (of == NULL || (item->phase->form->b_row != 1 && item->phase->form->b_column != 1)) { return; }
+    if (hd_dtype_is_packed(item->phase->form->b_dtype)) { return; } /* one stream as it is */
     int64_t kc = hd_min_i64(HD_GEMM_KC, span_of(of->phase, of->task) - k);
     int64_t columns = hd_min_i64(width, of->columns - column);
     if (kc > 0) { prefetch_from(item, of->task, item->phase->k_begin + k, kc, of->column + column, columns); }
@@ -291,6 +294,14 @@ static gemm_panel get_panel(const gemm_item *item, int64_t k, int64_t kc, int64_
 {
     const hd_gemm_form *f = item->phase->form;
     gemm_panel panel = {.column = j, .columns = hd_min_i64(HD_GEMM_NR, item->columns - j)};
+    if (gemm_is_stored(f->b_dtype)) {
+        gemm_stored w = {f->b_dtype, item->task->b, item->task->b_scales, item->task->k};
+        float *packed = item->packed_b + j * HD_GEMM_KC;
+        if (first_pass) { hd_gemm_pack_stored(&w, item->column + j, panel.columns, item->phase->k_begin + k, kc, packed); }
+        panel.b = packed;
+        panel.b_row = HD_GEMM_NR;
+        return panel;
+    }
     int64_t at = (item->phase->k_begin + k) * f->b_row + (item->column + j) * f->b_column;
     const char *src = gemm_address(item->task->b, f->b_dtype, at);
     if (reads_in_place(item, panel.columns)) {
@@ -326,7 +337,7 @@ static void run_block(gemm_item *item, const gemm_item *next, int64_t k, int64_t
 /* Few rows and B [n, k]: weights go from memory through registers, column group after column group. */
 static bool is_few(const gemm_item *item)
 {
-    return item->phase->form->b_row == 1 && item->row_end - item->row_begin == item->task->rows &&
+    return item->phase->form->b_row == 1 && !hd_dtype_is_packed(item->phase->form->b_dtype) && item->row_end - item->row_begin == item->task->rows &&
            item->task->rows <= HD_GEMM_FEW_MAX;
 }
 
@@ -334,7 +345,7 @@ static void run_few(const gemm_item *item, const gemm_item *next, bool add)
 {
     const hd_gemm_form *form = item->phase->form;
     const gemm_task *task = item->task;
-    const hd_gemm_few_fn *kernels = form->b_dtype == HD_DTYPE_BF16 ? gemm_few_bf16 : gemm_few_f32;
+    const hd_gemm_few_fn *kernels = gemm_few_kernels(form->b_dtype);
     hd_gemm_few f = {.span = span_of(item->phase, task), .sums_row = item->sums_row};
     int64_t column_bytes = form->b_column * gemm_element_bytes(form->b_dtype), k_begin = item->phase->k_begin;
     const char *b = gemm_address(task->b, form->b_dtype, k_begin) + item->column * column_bytes;
@@ -343,6 +354,7 @@ static void run_few(const gemm_item *item, const gemm_item *next, bool add)
         f.columns = hd_min_i64(HD_LANES, item->columns - j);
         f.next = j + HD_LANES < item->columns ? HD_LANES * column_bytes : last - (b + j * column_bytes);
         f.sums = item->sums + j;
+        if (form->b_dtype == HD_DTYPE_F8_E4M3) { f.scales = gemm_f8_scales(task->b_scales, task->k, item->column + j) + k_begin / HD_F8_BLOCK; }
         for (int64_t r = 0; r < HD_LANES; r++) { f.rows[r] = b + (j + hd_min_i64(r, f.columns - 1)) * column_bytes; }
         for (f.k = 0; f.k < f.span; f.k += HD_GEMM_KC) {
             f.kc = hd_min_i64(HD_GEMM_KC, f.span - f.k);
@@ -494,6 +506,7 @@ static int64_t make_tasks(const hd_gemm_form *f, int64_t n_problems, const hd_ge
             tasks[n++] = (gemm_task){
                 .a = gemm_address(p->a, f->a_dtype, row * f->a_row),
                 .b = p->b,
+                .b_scales = p->b_scales,
                 .c = (char *)p->c + row * f->c_row * gemm_element_bytes(f->c_dtype),
                 .rows = rows, .n = p->n, .k = p->k,
                 .n_panels = hd_gemm_panels(rows, HD_GEMM_MR),

@@ -1,7 +1,8 @@
 /* Matrix products of the cpu backend:  C (m, n) (+)= A (m, k) B (k, n), one or many at a time, f32 accumulation.
  *
  * A and B are f32 or bf16 with any row and column stride (so either weight layout, and the transposed operands of a
- * weight gradient); C is f32 or bf16 with stride 1 on n.
+ * weight gradient); C is f32 or bf16 with stride 1 on n.  B may also be the transpose of a stored weight (gemm_stored.h): a whole matrix
+ * (n, k) of F8_E4M3, I8 or I4 with its scales; its strides are then b_row 1, b_column k.
  *
  * The sum of an element is  C = ((start + s_0) + s_1) + ...,  start = 0 or the old C, s_b the fused multiply-add chain of
  * k-block b (HD_GEMM_KC long) from zero, in ascending k; a bf16 C is rounded once, at the end.  Tiles, threads, batches and
@@ -18,7 +19,7 @@
 
 /* What the products of a batch have in common.  Strides in elements. */
 typedef struct hd_gemm_form {
-    hd_dtype a_dtype, b_dtype, c_dtype; /* f32 or bf16 */
+    hd_dtype a_dtype, b_dtype, c_dtype; /* f32 or bf16; B also stored */
     int64_t a_row, a_column;            /* strides of A: m, k */
     int64_t b_row, b_column;            /* strides of B: k, n */
     int64_t c_row;                      /* stride of C: m */
@@ -29,6 +30,7 @@ typedef struct hd_gemm_form {
 typedef struct hd_gemm_problem {
     int64_t m, n, k;
     const void *a, *b;
+    const void *b_scales; /* of a stored B */
     void *c;
 } hd_gemm_problem;
 
@@ -52,6 +54,7 @@ typedef struct hd_gemm_batch {
 #define hd_gemm_run HD_GEMM_EXPAND(hd_gemm_run, HD_ISA)
 #define hd_gemm_pack_a HD_GEMM_EXPAND(hd_gemm_pack_a, HD_ISA)
 #define hd_gemm_pack_b HD_GEMM_EXPAND(hd_gemm_pack_b, HD_ISA)
+#define hd_gemm_pack_stored HD_GEMM_EXPAND(hd_gemm_pack_stored, HD_ISA)
 
 hd_status hd_gemm_reserve(hd_exec *ex, const hd_gemm_form *form, const hd_gemm_limits *limits, hd_gemm_batch *batch,
                           hd_err *err) HD_CHECK_RESULT;

@@ -9,6 +9,7 @@
 
 #include "ops/cpu/gemm_kernel.h"
 #include "ops/cpu/gemm_read.h"
+#include "ops/cpu/gemm_stored.h"
 
 enum { HD_GEMM_FEW_MAX = 4, HD_GEMM_FEW_AHEAD = 1024 };
 
@@ -17,6 +18,7 @@ typedef struct hd_gemm_few {
     int64_t columns;            /* valid ones; the other pointers repeat the last */
     int64_t next;               /* bytes from here to the group that comes after */
     int64_t k, kc, span;        /* block [k, k + kc) of the span */
+    const float *scales;        /* of FP8 weights: one per 128 of the span */
     const float *a;             /* packed block: kc groups of `rows` floats */
     float *sums;
     int64_t sums_row;
@@ -33,11 +35,18 @@ HD_INLINE void few_prefetch(const hd_gemm_few *f, int64_t at, int64_t row_bytes)
 }
 
 /* The multiply-adds of one transposed square. */
-HD_INLINE void few_multiply(const int m, const hd_dtype dtype, const hd_vf square[HD_LANES], const float *a, hd_vf *acc)
+HD_INLINE void few_multiply(const int m, const hd_dtype dtype, const hd_vf square[HD_LANES], hd_vf scale, const float *a, hd_vf *acc)
 {
 #pragma GCC unroll 16
     for (int j = 0; j < HD_LANES; j++) {
-        if (dtype == HD_DTYPE_BF16) {
+        if (dtype == HD_DTYPE_F8_E4M3) {
+#pragma GCC unroll 4
+            for (int b = 0; b < 4; b++) {
+                hd_vf value = gemm_f8_value(square[j], b, scale);
+#pragma GCC unroll 8
+                for (int i = 0; i < m; i++) { gemm_fma_at(&acc[i], &a[(4 * j + b) * m + i], value); }
+            }
+        } else if (dtype == HD_DTYPE_BF16) {
             hd_vf even = (hd_vf)((hd_vu)square[j] << 16), odd = (hd_vf)((hd_vu)square[j] & 0xFFFF0000u);
 #pragma GCC unroll 8
             for (int i = 0; i < m; i++) { gemm_fma_at(&acc[i], &a[2 * j * m + i], even); }
@@ -55,14 +64,17 @@ HD_INLINE void few_rest(const int m, const hd_dtype dtype, const hd_gemm_few *f,
 {
     for (; k < f->kc; k++) {
         float x[HD_LANES];
-        for (int r = 0; r < HD_LANES; r++) { x[r] = gemm_read_one(gemm_address(f->rows[r], dtype, f->k + k), dtype); }
+        for (int r = 0; r < HD_LANES; r++) {
+            const char *p = gemm_address(f->rows[r], dtype, f->k + k);
+            x[r] = dtype == HD_DTYPE_F8_E4M3 ? hd_f8_e4m3_to_f32((uint8_t)*p) * f->scales[(f->k + k) / HD_F8_BLOCK] : gemm_read_one(p, dtype);
+        }
         for (int i = 0; i < m; i++) { gemm_fma(&acc[i], hd_splat(f->a[k * m + i]), *(const hd_vf_u *)x); }
     }
 }
 
 HD_INLINE void few_kernel(const int m, const hd_dtype dtype, const hd_gemm_few *f)
 {
-    const int step = gemm_cross_length(dtype);
+    const int step = dtype == HD_DTYPE_F8_E4M3 ? 4 * HD_LANES : gemm_cross_length(dtype);
     const int64_t bytes = gemm_element_bytes(dtype), row_bytes = f->span * bytes;
     hd_vf acc[HD_GEMM_FEW_MAX] = {{0}};
     int64_t k = 0;
@@ -71,7 +83,8 @@ HD_INLINE void few_kernel(const int m, const hd_dtype dtype, const hd_gemm_few *
         int64_t at = (f->k + k) * bytes;
         if (HD_LANES == 16 || at % 64 < HD_LANES * 4) { few_prefetch(f, at, row_bytes); }
         gemm_transpose(f->rows, at, square);
-        few_multiply(m, dtype, square, f->a + k * m, acc);
+        hd_vf scale = dtype == HD_DTYPE_F8_E4M3 ? hd_splat(f->scales[(f->k + k) / HD_F8_BLOCK]) : hd_splat(1.0f);
+        few_multiply(m, dtype, square, scale, f->a + k * m, acc);
     }
     few_rest(m, dtype, f, k, acc);
     for (int i = 0; i < m; i++) {
@@ -94,10 +107,20 @@ HD_GEMM_FEW(gemm_few_bf16_1, 1, HD_DTYPE_BF16)
 HD_GEMM_FEW(gemm_few_bf16_2, 2, HD_DTYPE_BF16)
 HD_GEMM_FEW(gemm_few_bf16_3, 3, HD_DTYPE_BF16)
 HD_GEMM_FEW(gemm_few_bf16_4, 4, HD_DTYPE_BF16)
+HD_GEMM_FEW(gemm_few_f8_1, 1, HD_DTYPE_F8_E4M3)
+HD_GEMM_FEW(gemm_few_f8_2, 2, HD_DTYPE_F8_E4M3)
+HD_GEMM_FEW(gemm_few_f8_3, 3, HD_DTYPE_F8_E4M3)
+HD_GEMM_FEW(gemm_few_f8_4, 4, HD_DTYPE_F8_E4M3)
 
 static const hd_gemm_few_fn gemm_few_f32[HD_GEMM_FEW_MAX + 1] = {
     NULL, gemm_few_f32_1, gemm_few_f32_2, gemm_few_f32_3, gemm_few_f32_4};
 static const hd_gemm_few_fn gemm_few_bf16[HD_GEMM_FEW_MAX + 1] = {
     NULL, gemm_few_bf16_1, gemm_few_bf16_2, gemm_few_bf16_3, gemm_few_bf16_4};
+static const hd_gemm_few_fn gemm_few_f8[HD_GEMM_FEW_MAX + 1] = {NULL, gemm_few_f8_1, gemm_few_f8_2, gemm_few_f8_3, gemm_few_f8_4};
+
+static const hd_gemm_few_fn *gemm_few_kernels(hd_dtype dtype)
+{
+    return dtype == HD_DTYPE_BF16 ? gemm_few_bf16 : dtype == HD_DTYPE_F8_E4M3 ? gemm_few_f8 : gemm_few_f32;
+}
 
 #endif

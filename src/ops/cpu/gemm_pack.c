@@ -2,7 +2,7 @@
 #include "ops/cpu/gemm_pack.h"
 
 #include "ops/cpu/gemm_kernel.h"
-#include "ops/cpu/gemm_read.h"
+#include "ops/cpu/gemm_stored.h"
 
 /* Any strides: `width` elements per k, `width_stride` apart, into rows of `dst_row` floats. */
 static void pack_plain(const char *src, hd_dtype dtype, int64_t k_stride, int64_t width_stride, int64_t kc, int64_t width,
@@ -138,5 +138,68 @@ void hd_gemm_pack_b(const void *b, hd_dtype dtype, int64_t row_stride, int64_t c
     } else {
         memset(dst, 0, (size_t)kc * HD_GEMM_NR * sizeof *dst);
         pack_plain(b, dtype, row_stride, column_stride, kc, columns, HD_GEMM_NR, dst);
+    }
+}
+
+/* ---- stored weights ---- */
+
+/* Up to HD_LANES outputs from `column` on, k .. k + kc, into columns of dst, rows of HD_GEMM_NR.  A vector lies inside a block. */
+static void pack_f8(const gemm_stored *w, int64_t column, int64_t columns, int64_t k, int64_t kc, float *dst)
+{
+    const char *rows[HD_LANES];
+    const float *scales = gemm_f8_scales(w->scales, w->k, column);
+    const int step = 4 * HD_LANES;
+    int64_t at = 0;
+    for (int64_t i = 0; i < HD_LANES; i++) { rows[i] = (const char *)w->codes + (column + hd_min_i64(i, columns - 1)) * w->k + k; }
+    for (; at + step <= kc; at += step) {
+        hd_vf square[HD_LANES], scale = hd_splat(scales[(k + at) / HD_F8_BLOCK]);
+        gemm_transpose(rows, at, square);
+#pragma GCC unroll 16
+        for (int j = 0; j < HD_LANES; j++) {
+            for (int b = 0; b < 4; b++) { *(hd_vf *)(dst + (at + 4 * j + b) * HD_GEMM_NR) = gemm_f8_value(square[j], b, scale); }
+        }
+    }
+    for (; at < kc; at++) {
+        float scale = scales[(k + at) / HD_F8_BLOCK];
+        for (int64_t i = 0; i < HD_LANES; i++) { dst[at * HD_GEMM_NR + i] = hd_f8_e4m3_to_f32((uint8_t)rows[i][at]) * scale; }
+    }
+}
+
+/* The same from packed integers; k and kc are multiples of the group but for nothing. */
+static void pack_integers(const gemm_stored *w, int64_t column, int64_t k, int64_t kc, float *dst)
+{
+    const int64_t groups = w->k / HD_PACKED_GROUP, bytes = hd_packed_block_bytes(w->dtype), r = column % HD_PACKED_ROWS;
+    for (int64_t g = k / HD_PACKED_GROUP; g < (k + kc) / HD_PACKED_GROUP; g++) {
+        int64_t block = column / HD_PACKED_ROWS * groups + g;
+        const char *line = (const char *)w->codes + block * bytes + 4 * r;
+        hd_vf scale = hd_widen(*(const hd_vh_u *)((const uint16_t *)w->scales + block * HD_PACKED_ROWS + r));
+        for (int64_t at = 0; at < bytes; at += 64, line += 64) {
+            hd_vi four = (hd_vi)*(const gemm_vector_at_2 *)line;
+#pragma GCC unroll 4
+            for (int b = 0; b < 4; b++) {
+                if (w->dtype == HD_DTYPE_I8) {
+                    hd_vi code = (four << (24 - 8 * b)) >> 24;
+                    *(hd_vf *)(dst + b * HD_GEMM_NR) = __builtin_convertvector(code, hd_vf) * scale;
+                } else {
+                    hd_vi low = ((four >> (8 * b)) & 15) - 8, high = ((four >> (8 * b + 4)) & 15) - 8;
+                    *(hd_vf *)(dst + b * HD_GEMM_NR) = __builtin_convertvector(low, hd_vf) * scale;
+                    *(hd_vf *)(dst + (4 + b) * HD_GEMM_NR) = __builtin_convertvector(high, hd_vf) * scale;
+                }
+            }
+            dst += (w->dtype == HD_DTYPE_I8 ? 4 : 8) * HD_GEMM_NR;
+        }
+    }
+}
+
+void hd_gemm_pack_stored(const gemm_stored *w, int64_t column, int64_t columns, int64_t k, int64_t kc, float *dst)
+{
+    for (int64_t j = 0; j < HD_GEMM_NR; j += HD_LANES) {
+        if (j >= columns) {
+            for (int64_t i = 0; i < kc; i++) { *(hd_vf *)(dst + i * HD_GEMM_NR + j) = (hd_vf){0}; }
+        } else if (w->dtype == HD_DTYPE_F8_E4M3) {
+            pack_f8(w, column + j, hd_min_i64(HD_LANES, columns - j), k, kc, dst + j);
+        } else {
+            pack_integers(w, column + j, k, kc, dst + j);
+        }
     }
 }

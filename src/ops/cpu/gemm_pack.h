@@ -16,4 +16,15 @@ void hd_gemm_pack_a(const void *a, hd_dtype dtype, int64_t row_stride, int64_t c
 void hd_gemm_pack_b(const void *b, hd_dtype dtype, int64_t row_stride, int64_t column_stride, int64_t kc, int64_t columns,
                     float *dst);
 
+/* A matrix (n, k) of weights. */
+typedef struct gemm_stored {
+    hd_dtype dtype;
+    const void *codes, *scales;
+    int64_t k; /* of the whole matrix */
+} gemm_stored;
+
+/* A panel of its transpose: `columns` <= HD_GEMM_NR outputs from `column` on, k .. k + kc, into rows of HD_GEMM_NR; vectors without a
+ * column become zeros.  column is a multiple of HD_GEMM_NR, k of HD_GEMM_KC. */
+void hd_gemm_pack_stored(const gemm_stored *w, int64_t column, int64_t columns, int64_t k, int64_t kc, float *dst);
+
 #endif

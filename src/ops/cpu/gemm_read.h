@@ -1,5 +1,4 @@
-/* Element readers of the matrix product: how f32 and bf16 (and, when added here, fp8 and block-scaled integers) become
- * vectors of f32.  Three shapes of access are all that packing and the few-row kernels need:
+/* Element readers of the matrix product: how f32 and bf16 become vectors of f32 (stored weights: gemm_stored.h).  Three shapes of access are all that packing and the few-row kernels need:
  *   gemm_read_run    HD_LANES neighbours in memory
  *   gemm_read_cross  the same short run of k from HD_LANES rows, transposed in registers: one vector per k
  *   gemm_read_one    one element
@@ -9,7 +8,7 @@
 
 #include "ops/cpu/math.h"
 
-HD_INLINE int64_t gemm_element_bytes(hd_dtype dtype) { return dtype == HD_DTYPE_BF16 ? 2 : 4; }
+HD_INLINE int64_t gemm_element_bytes(hd_dtype dtype) { return dtype == HD_DTYPE_BF16 ? 2 : dtype == HD_DTYPE_F8_E4M3 ? 1 : 4; }
 
 HD_INLINE const char *gemm_address(const void *data, hd_dtype dtype, int64_t element)
 {

@@ -7,7 +7,8 @@
  *   bwd_weight  C = dW (M, K)     A = dy^T (M, rows)   B = x (rows, K)       k over rows
  * and for a weight stored [in, out] the two strides of W change places, dW^T = x^T dy. */
 #include "ops/cpu/gemm.h"
-#include "ops/cpu/gemm_read.h"
+#include "ops/cpu/gemm_stored.h"
+#include "ops/cpu/packed.h"
 
 typedef enum linear_kind { LINEAR_FWD, LINEAR_BWD_INPUT } linear_kind;
 
@@ -16,6 +17,11 @@ static hd_status check_dtype(const hd_tensor *t, const char *name, hd_err *err)
     if (t->dtype == HD_DTYPE_F32 || t->dtype == HD_DTYPE_BF16) { return HD_OK; }
     return HD_FAIL(err, HD_E_UNSUPPORTED, "linear: %s is %s, the cpu kernels read F32 and BF16", name,
                    hd_dtype_name(t->dtype));
+}
+
+static hd_status check_stored(const hd_tensor *t, hd_err *err)
+{
+    return gemm_is_stored(t->dtype) ? HD_OK : check_dtype(t, "the weight", err);
 }
 
 static int32_t offset_at(const hd_tensor *offsets, int64_t e) { return ((const int32_t *)offsets->data)[e]; }
@@ -35,10 +41,9 @@ static hd_gemm_form rows_form(linear_kind kind, const hd_tensor *in, const hd_we
 static hd_gemm_problem rows_problem(const hd_tensor *in, const hd_weight *w, const hd_tensor *out, int64_t expert,
                                     int64_t begin, int64_t end)
 {
-    int64_t expert_stride = w->value.n_dim == 3 ? w->value.stride[0] : 0;
-    return (hd_gemm_problem){.m = end - begin, .n = out->shape[1], .k = in->shape[1],
-                             .a = hd_row(in, begin), .b = hd_at(&w->value, expert * expert_stride),
-                             .c = hd_row(out, begin)};
+    hd_weight matrix = w->value.n_dim == 3 ? hd_weight_expert(w, expert) : *w;
+    return (hd_gemm_problem){.m = end - begin, .n = out->shape[1], .k = in->shape[1], .a = hd_row(in, begin),
+                             .b = matrix.value.data, .b_scales = matrix.scales.data, .c = hd_row(out, begin)};
 }
 
 static hd_gemm_limits rows_limits(const hd_tensor *in, const hd_tensor *out, int64_t n_experts)
@@ -53,11 +58,12 @@ static hd_status run_rows(hd_exec *ex, linear_kind kind, const hd_tensor *in, co
 {
     hd_status st = HD_OK;
     hd_gemm_batch batch;
+    if (w->round_inputs) { return hd_packed_linear(ex, in, offsets, w, accum, out, err); }
     int64_t n_experts = offsets != NULL ? w->value.shape[0] : 1;
     hd_gemm_form form = rows_form(kind, in, w, accum, out);
     hd_gemm_limits limits = rows_limits(in, out, one_by_one ? 1 : n_experts);
     HD_TRY(check_dtype(in, "the input", err));
-    HD_TRY(check_dtype(&w->value, "the weight", err));
+    HD_TRY(check_stored(&w->value, err));
     HD_TRY(check_dtype(out, "the output", err));
     HD_TRY(hd_gemm_reserve(ex, &form, &limits, &batch, err));
     if (ex->dry) { return HD_OK; }

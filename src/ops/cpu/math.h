@@ -314,6 +314,15 @@ HD_INLINE hd_vf hd_sigmoid(hd_vf x)
     return hd_select(x < 0.0f, e, hd_splat(1.0f)) / (1.0f + e);
 }
 
+/* FP8 E4M3 codes, one in the low byte of each lane, as f32: the bits in f32's places, 2^120 too small, denormals included. */
+HD_INLINE hd_vf hd_widen_f8(hd_vu codes)
+{
+    hd_vu magnitude = codes & 0x7Fu;
+    hd_vu value = (hd_vu)((hd_vf)(magnitude << 20) * 0x1p120f) | (codes & 0x80u) << 24;
+    hd_vu is_nan = (hd_vu)(magnitude == 0x7Fu);
+    return (hd_vf)((value & ~is_nan) | (is_nan & 0x7FC00000u));
+}
+
 /* ---- rows of strided tensors ---- */
 
 HD_INLINE void *hd_at(const hd_tensor *t, int64_t element_offset)

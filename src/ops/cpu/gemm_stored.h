@@ -1,0 +1,21 @@
+/* Stored weights on their way into the matrix product: FP8 with block scales, packed integers.  All give f32 values: code * scale. */
+#ifndef HD_OPS_CPU_GEMM_STORED_H
+#define HD_OPS_CPU_GEMM_STORED_H
+
+#include "ops/cpu/gemm_kernel.h"
+#include "ops/cpu/gemm_read.h"
+#include "tensor/packed.h"
+#include "tensor/weight.h"
+
+HD_INLINE bool gemm_is_stored(hd_dtype dtype) { return dtype == HD_DTYPE_F8_E4M3 || hd_dtype_is_packed(dtype); }
+
+/* Row of FP8 scales that covers output `column`. */
+HD_INLINE const float *gemm_f8_scales(const void *scales, int64_t k, int64_t column)
+{
+    return (const float *)scales + column / HD_F8_BLOCK * hd_ceil_div(k, HD_F8_BLOCK);
+}
+
+/* Byte `b` of each lane's four codes, as values. */
+HD_INLINE hd_vf gemm_f8_value(hd_vf four, int b, hd_vf scale) { return hd_widen_f8((hd_vu)four >> (8 * b)) * scale; }
+
+#endif
