@@ -17,6 +17,7 @@
 
 #include "base/arena.h"
 #include "base/parallel_for.h"
+#include "ops/cpu/latent_plan.h"
 #include "ops/ops.h"
 
 enum { MAX_LENGTHS = 16 };
@@ -243,6 +244,37 @@ static void bench_attention_length(bench *b, int64_t length, hd_dtype dtype)
 static void bench_attention(bench *b, hd_dtype dtype)
 {
     for (int i = 0; i < b->n_lengths; i++) { bench_attention_length(b, b->lengths[i], dtype); }
+}
+
+/* ---- attention against latent caches: V2-Lite's widths; FLOPs of the form that the kernels choose ---- */
+
+enum { LATENT_RANK = 512, LATENT_NOPE = 128, LATENT_ROPE = 64, LATENT_VALUE = 128, LATENT_SEQUENCES = 8 };
+
+static void bench_latent_case(bench *b, hd_dtype dtype, int64_t n_sequence, int64_t past, int64_t n_new)
+{
+    size_t mark = hd_arena_mark(&b->data);
+    int64_t h = b->heads, n_row = n_sequence * n_new, length = past + n_new;
+    hd_latent_spec spec = {h, LATENT_NOPE, LATENT_ROPE, LATENT_VALUE, LATENT_RANK, 0.1147};
+    hd_latent_sequence list[LATENT_SEQUENCES];
+    for (int64_t i = 0; i < n_sequence; i++) { list[i] = (hd_latent_sequence){filled(b, dtype, 2, length, LATENT_RANK + LATENT_ROPE, 1), n_new}; }
+    hd_tensor q = filled(b, dtype, 2, n_row, h * (LATENT_NOPE + LATENT_ROPE), 1), o = zeros(b, dtype, 2, n_row, h * LATENT_VALUE, 1);
+    hd_weight w = {.value = filled(b, dtype, 2, h * (LATENT_NOPE + LATENT_VALUE), LATENT_RANK, 1)};
+    double cost = latent_is_expanded(&spec, n_new, length) ? latent_expanded_cost(&spec, n_new, length) : latent_absorbed_cost(&spec, n_new, length);
+    double elements = (double)(n_sequence * length * (LATENT_RANK + LATENT_ROPE) + h * (LATENT_NOPE + LATENT_VALUE) * LATENT_RANK);
+    char detail[96];
+    (void)snprintf(detail, sizeof detail, "%s H=%lld, %lld x %lld new behind %lld", dtype_label(dtype), (long long)h, (long long)n_sequence,
+                   (long long)n_new, (long long)past);
+    timer t = timer_start(b);
+    while (timer_next(&t)) { must(b, hd_latent_attention_fwd(&b->ex, &spec, &q, list, n_sequence, &w, &o, &b->err)); }
+    report(b, "latent_attention_fwd", detail, 2.0 * (double)(n_sequence * h) * cost, size_of(dtype) * elements, t.best);
+    hd_arena_release(&b->data, mark);
+}
+
+static void bench_latent(bench *b, hd_dtype dtype)
+{
+    static const int64_t cases[][3] = {{1, 0, 1},    {1, 128, 1},  {1, 512, 1},  {1, 4096, 1},  {1, 16384, 1},  {1, 4096, 4},
+                                       {8, 0, 1},    {8, 4096, 1}, {1, 0, 128},  {1, 0, 512},   {1, 4096, 128}, {1, 4096, 512}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) { bench_latent_case(b, dtype, cases[i][0], cases[i][1], cases[i][2]); }
 }
 
 /* ---- rows of activations: V2-Lite's widths, 8,192 tokens ---- */
@@ -487,6 +519,7 @@ static void bench_dtype(bench *b, hd_dtype dtype)
 {
     if (!wanted(b->dtypes, dtype_label(dtype))) { return; }
     if (wanted(b->ops, "attention")) { bench_attention(b, dtype); }
+    if (wanted(b->ops, "latent")) { bench_latent(b, dtype); }
     if (wanted(b->ops, "norm")) { bench_norm(b, dtype); }
     if (wanted(b->ops, "rope")) { bench_rope(b, dtype); }
     if (wanted(b->ops, "swiglu")) { bench_swiglu(b, dtype); }

@@ -5,7 +5,6 @@
 
 #include "base/alloc.h"
 #include "model/layer.h"
-#include "model/weights.h"
 
 static int64_t latent_width(const hd_dims *d) { return d->kv_lora_rank + d->qk_rope_head_dim; }
 
@@ -65,78 +64,26 @@ out:
     return st;
 }
 
-/* Columns of head h in (N, H width), as (N, length). */
-static hd_tensor head(const hd_tensor *t, int64_t h, int64_t width, int64_t begin, int64_t length)
-{
-    return hd_tensor_slice(t, 1, h * width + begin, length);
-}
+enum { SEQUENCES = 64 }; /* that one call of the op gets: the weights are read once for all of them */
 
-/* q (N, H (n + r)) -> absorbed (N, H (c + r)) f32 = per head [q_nope Wk ; q_rope]: one rounding less than the expanded form has. */
-static hd_status absorb_query(hd_pass *p, const hd_layer *layer, const hd_tensor *q, hd_tensor *absorbed)
+/* o (N, H v): every new row against its own sequence's cache. */
+static hd_status attend(hd_pass *p, const hd_layer *layer, const hd_tensor *q, hd_tensor *o)
 {
     hd_status st;
     const hd_dims *d = p->dims;
-    int64_t n = d->qk_nope_head_dim, r = d->qk_rope_head_dim, c = d->kv_lora_rank;
-    HD_TRY(hd_pass_new(p, HD_DTYPE_F32, p->n_row, d->n_head * (c + r), absorbed));
-    for (int64_t h = 0; h < d->n_head; h++) {
-        hd_weight key = hd_weight_rows(layer->kv_b_proj, h * (n + d->v_head_dim), n);
-        hd_tensor nope = head(q, h, n + r, 0, n), latent = head(absorbed, h, c + r, 0, c);
-        hd_tensor rope = head(q, h, n + r, n, r), to_rope = head(absorbed, h, c + r, c, r);
-        HD_TRY(hd_linear_bwd_input(p->ex, &nope, &key, HD_SET, &latent, p->err));
-        HD_TRY(hd_copy(p->ex, &rope, &to_rope, p->err));
-    }
-out:
-    return st;
-}
-
-/* context (rows of one sequence, H c) f32 = softmax(scale q' cache^T) latents.  counts: keys each new token sees. */
-static hd_status attend(hd_pass *p, const hd_layer *layer, const hd_extension *e, const hd_tensor *q, const hd_tensor *counts,
-                        hd_tensor *context)
-{
-    hd_status st;
-    const hd_dims *d = p->dims;
-    int64_t c = d->kv_lora_rank, total = e->cache->length + e->n;
-    int64_t by_head[2] = {e->n * d->n_head, latent_width(d)}, out_shape[2] = {e->n * d->n_head, c};
-    hd_tensor scores, q_heads = hd_tensor_reshape(q, 2, by_head), out = hd_tensor_reshape(context, 2, out_shape);
-    hd_weight keys = {.value = cache_rows(e->cache, layer->index, 0, total), .layout = HD_LAYOUT_OUT_IN}, latents = keys;
-    latents.value = hd_tensor_slice(&keys.value, 1, 0, c);
-    size_t mark = hd_arena_mark(p->step);
-    HD_TRY(hd_pass_new(p, HD_DTYPE_F32, by_head[0], total, &scores));
-    HD_TRY(hd_linear_fwd(p->ex, &q_heads, &keys, HD_SET, &scores, p->err));
-    HD_TRY(hd_softmax_fwd(p->ex, &scores, counts, d->n_head, d->softmax_scale, &scores, p->err));
-    HD_TRY(hd_linear_bwd_input(p->ex, &scores, &latents, HD_SET, &out, p->err));
-out:
-    hd_arena_release(p->step, mark);
-    return st;
-}
-
-static hd_status attend_all(hd_pass *p, const hd_layer *layer, const hd_tensor *q, hd_tensor *context)
-{
-    hd_status st;
-    int64_t first = 0;
-    HD_TRY(hd_pass_new(p, HD_DTYPE_F32, p->n_row, p->dims->n_head * p->dims->kv_lora_rank, context));
-    for (int64_t s = 0; s < p->n_extension; s++) {
-        const hd_extension *e = &p->extensions[s];
-        hd_tensor rows = hd_tensor_slice(q, 0, first, e->n), out = hd_tensor_slice(context, 0, first, e->n);
-        hd_tensor counts = hd_tensor_slice(&p->key_counts, 0, first, e->n);
-        HD_TRY(attend(p, layer, e, &rows, &counts, &out));
-        first += e->n;
-    }
-out:
-    return st;
-}
-
-/* o (N, H v) = per head context Wv^T */
-static hd_status expand_values(hd_pass *p, const hd_layer *layer, const hd_tensor *context, hd_tensor *o)
-{
-    hd_status st;
-    const hd_dims *d = p->dims;
-    int64_t n = d->qk_nope_head_dim, v = d->v_head_dim, c = d->kv_lora_rank;
-    HD_TRY(hd_pass_rows(p, d->n_head * v, o));
-    for (int64_t h = 0; h < d->n_head; h++) {
-        hd_weight value = hd_weight_rows(layer->kv_b_proj, h * (n + v) + n, v);
-        hd_tensor from = head(context, h, c, 0, c), to = head(o, h, v, 0, v);
-        HD_TRY(hd_linear_fwd(p->ex, &from, &value, HD_SET, &to, p->err));
+    const hd_latent_spec spec = {d->n_head, d->qk_nope_head_dim, d->qk_rope_head_dim, d->v_head_dim, d->kv_lora_rank, d->softmax_scale};
+    HD_TRY(hd_pass_rows(p, d->n_head * d->v_head_dim, o));
+    for (int64_t s = 0, first = 0; s < p->n_extension;) {
+        hd_latent_sequence list[SEQUENCES];
+        int64_t n = 0, n_row = 0;
+        for (; s < p->n_extension && n < SEQUENCES; s++) {
+            const hd_extension *e = &p->extensions[s];
+            list[n++] = (hd_latent_sequence){cache_rows(e->cache, layer->index, 0, e->cache->length + e->n), e->n};
+            n_row += e->n;
+        }
+        hd_tensor rows = hd_tensor_slice(q, 0, first, n_row), out = hd_tensor_slice(o, 0, first, n_row);
+        HD_TRY(hd_latent_attention_fwd(p->ex, &spec, &rows, list, n, layer->kv_b_proj, &out, p->err));
+        first += n_row;
     }
 out:
     return st;
@@ -146,15 +93,12 @@ hd_status hd_attention_cached(hd_pass *p, const hd_layer *layer, const hd_tensor
 {
     hd_status st;
     hd_attention a = {0};
-    hd_tensor absorbed, context;
     HD_TRY(hd_pass_norm(p, x, layer->input_norm, p->dims->rms_norm_eps, &a.norm_x, &a.rstd_x));
     HD_TRY(hd_attention_query(p, layer, &a));
     HD_TRY(hd_attention_latent(p, layer, &a));
     hd_tensor k_rope = hd_tensor_slice(&a.kv_a, 1, p->dims->kv_lora_rank, p->dims->qk_rope_head_dim);
     HD_TRY(append(p, layer, &a.norm_kv, &k_rope));
-    HD_TRY(absorb_query(p, layer, &a.q, &absorbed));
-    HD_TRY(attend_all(p, layer, &absorbed, &context));
-    HD_TRY(expand_values(p, layer, &context, o));
+    HD_TRY(attend(p, layer, &a.q, o));
 out:
     return st;
 }
@@ -195,24 +139,23 @@ static hd_status check_list(const hd_model *model, const hd_extension *list, int
 
 /* Token ids, positions and counts on the host, one row per new token. */
 typedef struct host_rows {
-    int32_t *tokens, *positions, *segments, *counts;
+    int32_t *tokens, *positions, *segments;
     float *weights;
 } host_rows;
 
 static hd_status make_rows(const hd_extension *list, int64_t n, int64_t total, host_rows *rows, hd_err *err)
 {
     void *memory = NULL;
-    hd_status st = hd_alloc((size_t)total, 5 * sizeof(int32_t), "rows of a step", &memory, err);
+    hd_status st = hd_alloc((size_t)total, 4 * sizeof(int32_t), "rows of a step", &memory, err);
     if (st != HD_OK) { return st; }
     int32_t *all = memory;
-    *rows = (host_rows){all, all + total, all + 2 * total, all + 3 * total, (float *)(void *)(all + 4 * total)};
+    *rows = (host_rows){all, all + total, all + 2 * total, (float *)(void *)(all + 3 * total)};
     int64_t at = 0;
     for (int64_t s = 0; s < n; s++) {
         for (int64_t i = 0; i < list[s].n; i++, at++) {
             rows->tokens[at] = list[s].tokens != NULL ? list[s].tokens[i] : 0; /* a dry pass has none */
             rows->positions[at] = (int32_t)(list[s].cache->length + i);
             rows->segments[at] = 1;
-            rows->counts[at] = rows->positions[at] + 1;
             rows->weights[at] = 1.0f;
         }
     }
@@ -235,8 +178,6 @@ hd_status hd_pass_open_cached(hd_model *model, hd_exec *ex, hd_arena *step, cons
     HD_TRY(hd_pass_open(model, ex, step, leaf, NULL, p, err));
     p->extensions = list;
     p->n_extension = n;
-    HD_TRY(hd_pass_vector(p, HD_DTYPE_I32, total, &p->key_counts));
-    HD_TRY(hd_exec_upload(ex, rows.counts, &p->key_counts, err));
 out:
     hd_free(rows.tokens);
     return st;

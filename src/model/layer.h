@@ -73,7 +73,6 @@ typedef struct hd_pass {
     hd_tensor sums;     /* (HD_SUM_COUNT) f64 */
     const struct hd_extension *extensions; /* of a pass against latent caches (cache.h); NULL: the leaf stands alone */
     int64_t n_extension;
-    hd_tensor key_counts;                  /* (N) i32: keys that each row of such a pass sees */
     hd_err *err;
 } hd_pass;
 

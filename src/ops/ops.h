@@ -94,12 +94,31 @@ hd_status hd_attention_bwd(hd_exec *ex, const hd_attention_shape *shape, const h
                            const hd_tensor *segments, const hd_tensor *o, const hd_tensor *lse, hd_tensor *dq,
                            hd_tensor *dk_nope, hd_tensor *dk_rope, hd_tensor *dv, hd_err *err) HD_CHECK_RESULT;
 
-/* ---- softmax over the first entries of each row: attention against a cache ------------------------------------------------
- *   y_ij = exp(scale (x_ij - m_i)) / sum_j exp(scale (x_ij - m_i)),  j < counts[i / group];  0 for the other j;  m_i the largest of them
- * x (R, T) f32; counts (R / group) i32 in [0, T] (the caller's promise); group > 0 divides R; scale > 0; y (R, T) f32 overwritten, may
- * alias x.  A row that holds NaN becomes NaN; a count of 0 gives zeros. */
-hd_status hd_softmax_fwd(hd_exec *ex, const hd_tensor *x, const hd_tensor *counts, int64_t group, double scale, hd_tensor *y,
-                         hd_err *err) HD_CHECK_RESULT;
+/* ---- MLA attention of new tokens against latent caches -----------------------------------------------------------------------
+ * Each sequence has a cache of T rows [latent (c) ; rope key (r)], one per position; its last n rows belong to the new tokens, whose
+ * queries stand in q, sequence after sequence.  The token at position i sees the positions j <= i of its sequence.  Per head h, with
+ * Wkvb = per head [Wk (n, c) ; Wv (v, c)]:
+ *   s_ij = scale * (q_ih[:n] . (Wk latent_j) + q_ih[n:] . rope_j),  p = softmax_j(s),  o_ih = sum_j p_ij (Wv latent_j)
+ * q (N, H (n + r)) act, after RoPE; rows (T, c + r) act per sequence, strided views, 1 <= n new tokens <= T, N = sum of them;
+ * kv_b->value (H (n + v), c) f32 or bf16, [out, in]; o (N, H v) act overwritten.  Everything between is f32 or wider.
+ * Row i of o depends on q row i, on the rows its token sees, on kv_b, and on the sequence's (n, T) through the form below: bit for
+ * bit, whatever the other sequences and the later rows hold.
+ * Two forms, chosen per sequence by the FLOPs they take (ops/cpu/latent_plan.h): absorbed (q' = q Wk against the cache itself, one matrix
+ * product for all heads of a token) for few new tokens, expanded (keys and values of a block of positions at a time) for many.
+ * Tokens of the absorbed form get the same bits whether they come one by one or together.
+ * Source: DeepSeek-V2 (arXiv 2405.04434) 2.1.2 and appendix C. */
+typedef struct hd_latent_spec {
+    int64_t n_head, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, kv_lora_rank;
+    double scale;
+} hd_latent_spec;
+
+typedef struct hd_latent_sequence {
+    hd_tensor rows; /* (T, c + r) act, the new tokens' rows included */
+    int64_t n_new;
+} hd_latent_sequence;
+
+hd_status hd_latent_attention_fwd(hd_exec *ex, const hd_latent_spec *spec, const hd_tensor *q, const hd_latent_sequence *sequences,
+                                  int64_t n_sequence, const hd_weight *kv_b, hd_tensor *o, hd_err *err) HD_CHECK_RESULT;
 
 /* ---- SwiGLU: h = silu(g) * u,  silu(g) = g / (1 + exp(-g)), in f32 --------------------------------------------------------------
  * g, u (N, F) act or f32 (activations_in_float32); h (N, F) act overwritten, may alias g or u of the same dtype.
@@ -263,7 +282,7 @@ hd_status hd_sum_into(hd_exec *ex, const hd_tensor *x, hd_tensor *y, hd_err *err
     OP(embedding_fwd) OP(embedding_bwd) OP(rmsnorm_fwd) OP(rmsnorm_bwd) OP(linear_fwd) OP(linear_bwd_input)          \
     OP(linear_bwd_weight) OP(grouped_linear_fwd) OP(grouped_linear_bwd_input) OP(grouped_linear_bwd_weight)          \
     OP(ragged_linear_fwd) OP(ragged_linear_bwd_input) OP(ragged_linear_bwd_weight) OP(rope) OP(attention_fwd)        \
-    OP(attention_bwd) OP(softmax_fwd) OP(swiglu_fwd) OP(swiglu_bwd) OP(moe_swiglu_bwd) OP(router_fwd) OP(router_bwd)                 \
+    OP(attention_bwd) OP(latent_attention_fwd) OP(swiglu_fwd) OP(swiglu_bwd) OP(moe_swiglu_bwd) OP(router_fwd) OP(router_bwd)                 \
     OP(moe_dispatch) OP(moe_gather) OP(moe_scatter) OP(moe_permute_weights) OP(moe_unpermute_weights)                \
     OP(moe_combine) OP(moe_expand_weights) OP(moe_collect_weights) OP(scale_rows) OP(expert_count)                   \
     OP(balance_loss) OP(router_bias_update) OP(xent_partial) OP(xent_merge) OP(xent_finish) OP(xent_bwd) OP(add)     \

@@ -12,6 +12,15 @@
 
 #include "ops/cpu/attention_forward.h"
 
+/* By rows with lda = AT_NR, known when compiling: A is strips. */
+static __attribute__((noinline)) void at_multiply_strips(const at_product *t)
+{
+    at_product strips = *t;
+    strips.lda = AT_NR;
+    strips.run_len = AT_NR;
+    at_run(2, AT_BY_ROWS, &strips);
+}
+
 typedef struct at_backward_work {
     float *q_rows, *do_rows; /* (block, ld_k) of q * scale, (block, ld_v) of dO; q_rows ends as dQ */
     float *q, *d_o;          /* the same as strips */

@@ -39,18 +39,18 @@ static int64_t at_forward_layout(const at_job *job, float *base, at_forward_work
 }
 
 /* The largest score of each query of half a strip, and of those seen before. */
-HD_INLINE hd_vf at_column_max(const float *scores, int64_t n_keys, hd_vf max)
+HD_INLINE hd_vf at_column_max(const float *scores, int64_t ld, int64_t n_keys, hd_vf max)
 {
-    for (int64_t j = 0; j < n_keys; j++) { max = hd_vmax(*(const hd_vf_u *)(scores + j * AT_NR), max); }
+    for (int64_t j = 0; j < n_keys; j++) { max = hd_vmax(*(const hd_vf_u *)(scores + j * ld), max); }
     return max;
 }
 
 /* Scores become probabilities relative to max; returns their sums. */
-HD_INLINE hd_vf at_column_exp(float *scores, int64_t n_keys, hd_vf max)
+HD_INLINE hd_vf at_column_exp(float *scores, int64_t ld, int64_t n_keys, hd_vf max)
 {
     hd_vf sum = {0};
     for (int64_t j = 0; j < n_keys; j++) {
-        hd_vf_u *s = (hd_vf_u *)(scores + j * AT_NR);
+        hd_vf_u *s = (hd_vf_u *)(scores + j * ld);
         hd_vf p = hd_exp_nonpositive(*s - max);
         *s = p;
         sum += p;
@@ -58,19 +58,25 @@ HD_INLINE hd_vf at_column_exp(float *scores, int64_t n_keys, hd_vf max)
     return sum;
 }
 
-/* The running maximum starts at -FLT_MAX, not -inf: a query whose keys so far are all masked then has sum 0, not NaN. */
-static void at_softmax_strip(const at_forward_work *w, int64_t s, int64_t n_keys)
+/* A tile's scores (n_keys, nv vectors of queries) become probabilities; maximum and sum of each query run on, and rescale is what
+ * earlier sums are worth now.  The running maximum starts at -FLT_MAX, not -inf: a query whose keys so far are all masked then has
+ * sum 0, not NaN. */
+HD_INLINE void at_softmax_vectors(const int nv, float *scores, int64_t n_keys, float *max, float *sum, float *rescale)
 {
-    for (int half = 0; half < 2; half++) {
-        int64_t at = s * AT_NR + half * HD_LANES;
-        hd_vf_u *max = (hd_vf_u *)(w->max + at), *sum = (hd_vf_u *)(w->sum + at);
-        hd_vf larger = at_column_max(w->scores + half * HD_LANES, n_keys, *max);
-        hd_vf rescale = hd_exp_nonpositive(*max - larger);
-        hd_vf added = at_column_exp(w->scores + half * HD_LANES, n_keys, larger);
-        *sum = *sum * rescale + added;
-        *max = larger;
-        *(hd_vf_u *)(w->rescale + at) = rescale;
+    for (int v = 0; v < nv; v++) {
+        hd_vf_u *m = (hd_vf_u *)max + v, *total = (hd_vf_u *)sum + v;
+        hd_vf larger = at_column_max(scores + v * HD_LANES, nv * HD_LANES, n_keys, *m);
+        hd_vf factor = hd_exp_nonpositive(*m - larger);
+        hd_vf added = at_column_exp(scores + v * HD_LANES, nv * HD_LANES, n_keys, larger);
+        *total = *total * factor + added;
+        *m = larger;
+        ((hd_vf_u *)rescale)[v] = factor;
     }
+}
+
+static __attribute__((noinline)) void at_softmax_wide(float *scores, int64_t n_keys, float *max, float *sum, float *rescale)
+{
+    at_softmax_vectors(2, scores, n_keys, max, sum, rescale);
 }
 
 static void at_forward_tile(const at_job *job, const at_forward_work *w, const at_tile *tile, bool first)
@@ -100,7 +106,7 @@ static void at_forward_tile(const at_job *job, const at_forward_work *w, const a
                              .scale = w->rescale + s * AT_NR};
         at_multiply_rows(&scores);
         at_mask_strip(tile, s, n_keys, -INFINITY, w->scores);
-        at_softmax_strip(w, s, n_keys);
+        at_softmax_wide(w->scores, n_keys, w->max + s * AT_NR, w->sum + s * AT_NR, w->rescale + s * AT_NR);
         if (tile->hazard && !at_strip_is_whole(tile, s, n_keys)) {
             at_multiply_seen_columns(tile, s, &output);
         } else {
@@ -131,7 +137,7 @@ static void at_forward_start(const at_job *job, at_pair pair, const at_forward_w
 }
 
 /* Item: (sequence, head, block of queries), the blocks with the most keys first. */
-static void at_forward_item(void *arg, int64_t item, int thread)
+static inline void at_forward_item(void *arg, int64_t item, int thread)
 {
     const at_job *job = arg;
     int64_t n_pairs = job->n_seq * job->n_head;

@@ -1,30 +1,32 @@
 /* The products of tiled attention, and moving tiles between tensors and scratch.
  *
- * Vectors run over queries: a *strip* is AT_NR queries wide.  Scores are kept as S^T (keys, AT_NR), so row maxima and sums
- * of the softmax are plain vector operations, and none of the five products needs a transposed copy of K or V:
+ * Vectors run over queries: a *strip* is AT_NR = 2 vectors of queries wide, a *narrow* strip one vector.  Scores are kept as
+ * S^T (keys, queries), so row maxima and sums of the softmax are plain vector operations, and none of the five products needs a
+ * transposed copy of K or V:
  *     S^T  = K Q^T      dP^T = V dO^T      O^T += V^T P^T      dQ^T += K^T dS^T      dV += P^T dO      dK += dS^T Q
- * Each is C (m, AT_NR) = A (m, k) B (k, AT_NR) with B a panel of whole vectors and A read one element at a time: by rows
- * a[r * lda + p] or by columns a[p * lda + r].  AT_MR x AT_NR accumulators stay in registers (12 x 2 of 32 vectors with
- * AVX-512 and NEON, 6 x 2 of 16 otherwise), 2 FLOPs x AT_MR x AT_NR for AT_MR + 2 loads: bound by the FMA units. */
+ * Each is C (m, strip) = A (m, k) B (k, strip) with B a panel of whole vectors and A read one element at a time: by rows
+ * a[r * lda + p] or by columns a[p * lda + r].  24 accumulators of 32 vectors stay in registers with AVX-512 and NEON (12 x 2, or
+ * 24 x 1), 12 of 16 otherwise (6 x 2, 12 x 1): 2 FLOPs each for heights + width loads, bound by the FMA units. */
 #ifndef HD_OPS_CPU_ATTENTION_TILE_H
 #define HD_OPS_CPU_ATTENTION_TILE_H
 
 #include "ops/cpu/math.h"
 
 #if defined(__AVX512F__) || defined(__aarch64__)
-enum { AT_MR = 12 };
+enum { AT_MR = 12, AT_NARROW_MR = 24 };
 #else
-enum { AT_MR = 6 };
+enum { AT_MR = 6, AT_NARROW_MR = 12 };
 #endif
 enum { AT_NR = 2 * HD_LANES };
 
 typedef enum at_mode {
-    AT_SET,  /* C = A B */
-    AT_ADD,  /* C += A B */
-    AT_SCALE /* C = C diag(scale) + A B */
+    AT_SET,     /* C = A B */
+    AT_ADD,     /* C += A B */
+    AT_SCALE,   /* C = C diag(scale) + A B */
+    AT_CONTINUE /* C diag(scale) is where the sum of A B starts: a sum cut in two has the bits of the whole */
 } at_mode;
 
-typedef enum at_order { AT_BY_ROWS, AT_BY_COLUMNS } at_order;
+typedef enum at_order { AT_BY_ROWS, AT_BY_COLUMNS, AT_BY_COLUMNS_AHEAD } at_order; /* the last prefetches as it goes */
 
 /* One operand set.  k is n_runs runs of run_len; from one run to the next A moves by a_run, B by run_len rows. */
 typedef struct at_product {
@@ -32,87 +34,99 @@ typedef struct at_product {
     float *c;
     int64_t lda, ldb, ldc, m, run_len, n_runs, a_run;
     at_mode mode;
+    const char *ahead; /* AT_BY_COLUMNS_AHEAD: memory wanted next, a line per step of k */
 } at_product;
 
-HD_INLINE void at_accumulate(const int mr, const at_order order, const float *a, int64_t lda, const float *b,
-                             int64_t ldb, int64_t k, hd_vf acc[AT_MR][2])
+HD_INLINE void at_accumulate(const int mr, const int nv, const at_order order, const float *a, int64_t lda, const float *b,
+                             int64_t ldb, int64_t k, const char *ahead, hd_vf acc[AT_NARROW_MR][2])
 {
     for (int64_t p = 0; p < k; p++) {
-        hd_vf b0 = *(const hd_vf_u *)(b + p * ldb), b1 = *(const hd_vf_u *)(b + p * ldb + HD_LANES);
-#pragma GCC unroll 12
+        if (order == AT_BY_COLUMNS_AHEAD) { __builtin_prefetch(ahead + p * 64, 0, 2); }
+        hd_vf bv[2];
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) { bv[v] = *(const hd_vf_u *)(b + p * ldb + v * HD_LANES); }
+#pragma GCC unroll 24
         for (int r = 0; r < mr; r++) {
             float x = order == AT_BY_ROWS ? a[r * lda + p] : a[p * lda + r];
-            acc[r][0] += x * b0;
-            acc[r][1] += x * b1;
+#pragma GCC unroll 2
+            for (int v = 0; v < nv; v++) { acc[r][v] += x * bv[v]; }
         }
     }
 }
 
-HD_INLINE void at_block(const int mr, const at_order order, const at_product *t, const float *a, float *c)
+HD_INLINE void at_block(const int mr, const int nv, const at_order order, const at_product *t, const float *a, float *c,
+                        const char *ahead)
 {
-    hd_vf acc[AT_MR][2];
-#pragma GCC unroll 12
-    for (int r = 0; r < mr; r++) { acc[r][0] = acc[r][1] = (hd_vf){0}; }
-    for (int64_t run = 0; run < t->n_runs; run++) {
-        at_accumulate(mr, order, a + run * t->a_run, t->lda, t->b + run * t->run_len * t->ldb, t->ldb, t->run_len, acc);
+    hd_vf acc[AT_NARROW_MR][2];
+    const hd_vf_u *scale = (const hd_vf_u *)t->scale;
+#pragma GCC unroll 24
+    for (int r = 0; r < mr; r++) {
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) {
+            acc[r][v] = (hd_vf){0};
+            if (t->mode == AT_CONTINUE) { acc[r][v] = ((const hd_vf_u *)(c + r * t->ldc))[v] * scale[v]; }
+        }
     }
-#pragma GCC unroll 12
+    for (int64_t run = 0; run < t->n_runs; run++) {
+        at_accumulate(mr, nv, order, a + run * t->a_run, t->lda, t->b + run * t->run_len * t->ldb, t->ldb, t->run_len,
+                      ahead, acc);
+    }
+#pragma GCC unroll 24
     for (int r = 0; r < mr; r++) {
         hd_vf_u *to = (hd_vf_u *)(c + r * t->ldc);
-        const hd_vf_u *scale = (const hd_vf_u *)t->scale;
-        if (t->mode == AT_ADD) {
-            acc[r][0] += to[0];
-            acc[r][1] += to[1];
-        } else if (t->mode == AT_SCALE) {
-            acc[r][0] += to[0] * scale[0];
-            acc[r][1] += to[1] * scale[1];
+#pragma GCC unroll 2
+        for (int v = 0; v < nv; v++) {
+            if (t->mode == AT_ADD) { acc[r][v] += to[v]; }
+            if (t->mode == AT_SCALE) { acc[r][v] += to[v] * scale[v]; }
+            to[v] = acc[r][v];
         }
-        to[0] = acc[r][0];
-        to[1] = acc[r][1];
     }
 }
 
 /* Rows of the next block: whole ones, and the last two of about equal height, so that no sliver starves the FMA units. */
-HD_INLINE int64_t at_next_rows(int64_t left)
+HD_INLINE int64_t at_next_rows(int64_t left, int64_t most)
 {
-    return left <= AT_MR ? left : left < 2 * AT_MR ? (left + 1) / 2 : AT_MR;
+    return left <= most ? left : left < 2 * most ? (left + 1) / 2 : most;
 }
 
-HD_INLINE void at_run(const at_order order, const at_product *t)
+#define AT_CASE(n) \
+    case n: at_block(n, nv, order, t, a, c, ahead); break;
+
+HD_INLINE void at_run(const int nv, const at_order order, const at_product *t)
 {
-    for (int64_t i = 0, mr; i < t->m; i += mr) {
+    const char *ahead = t->ahead;
+    for (int64_t i = 0, mr; i < t->m; i += mr, ahead += order == AT_BY_COLUMNS_AHEAD ? t->run_len * 64 : 0) {
         const float *a = t->a + (order == AT_BY_ROWS ? i * t->lda : i);
         float *c = t->c + i * t->ldc;
-        mr = at_next_rows(t->m - i);
-#define AT_CASE(n) \
-    case n: at_block(n, order, t, a, c); break;
-        switch (mr) {
-            AT_CASE(1)
-            AT_CASE(2) AT_CASE(3) AT_CASE(4) AT_CASE(5) AT_CASE(6)
+        mr = at_next_rows(t->m - i, nv == 2 ? AT_MR : AT_NARROW_MR);
+        if (nv == 2) {
+            switch (mr) {
+                AT_CASE(1) AT_CASE(2) AT_CASE(3) AT_CASE(4) AT_CASE(5) AT_CASE(6)
 #if defined(__AVX512F__) || defined(__aarch64__)
                 AT_CASE(7) AT_CASE(8) AT_CASE(9) AT_CASE(10) AT_CASE(11) AT_CASE(12)
 #endif
+            }
+            continue;
         }
-#undef AT_CASE
+        switch (mr) {
+            AT_CASE(1) AT_CASE(2) AT_CASE(3) AT_CASE(4) AT_CASE(5) AT_CASE(6)
+            AT_CASE(7) AT_CASE(8) AT_CASE(9) AT_CASE(10) AT_CASE(11) AT_CASE(12)
+#if defined(__AVX512F__) || defined(__aarch64__)
+            AT_CASE(13) AT_CASE(14) AT_CASE(15) AT_CASE(16) AT_CASE(17) AT_CASE(18)
+            AT_CASE(19) AT_CASE(20) AT_CASE(21) AT_CASE(22) AT_CASE(23) AT_CASE(24)
+#endif
+        }
     }
 }
+#undef AT_CASE
 
 static __attribute__((noinline)) void at_multiply_rows(const at_product *t)
 {
-    at_run(AT_BY_ROWS, t);
+    at_run(2, AT_BY_ROWS, t);
 }
 static __attribute__((noinline)) void at_multiply_columns(const at_product *t)
 {
-    at_run(AT_BY_COLUMNS, t);
-}
-
-/* By rows with lda = AT_NR, known when compiling: A is strips. */
-static __attribute__((noinline)) void at_multiply_strips(const at_product *t)
-{
-    at_product strips = *t;
-    strips.lda = AT_NR;
-    strips.run_len = AT_NR;
-    at_run(AT_BY_ROWS, &strips);
+    at_run(2, AT_BY_COLUMNS, t);
 }
 
 /* ---- tiles ---- */

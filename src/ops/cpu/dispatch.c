@@ -16,7 +16,7 @@ typedef struct isa_row {
     void hd_cpu_attention_install_##isa(hd_ops *ops);                                                             \
     void hd_cpu_norm_install_##isa(hd_ops *ops);                                                                  \
     void hd_cpu_mlp_install_##isa(hd_ops *ops);                                                                   \
-    void hd_cpu_softmax_install_##isa(hd_ops *ops);                                                               \
+    void hd_cpu_latent_install_##isa(hd_ops *ops);                                                               \
     void hd_cpu_moe_install_##isa(hd_ops *ops);                                                                   \
     void hd_cpu_loss_install_##isa(hd_ops *ops);                                                                  \
     void hd_cpu_optimizer_install_##isa(hd_ops *ops);                                                             \
@@ -28,7 +28,7 @@ typedef struct isa_row {
      {hd_cpu_linear_install_##isa, hd_cpu_attention_install_##isa, hd_cpu_norm_install_##isa,                     \
       hd_cpu_mlp_install_##isa, hd_cpu_moe_install_##isa, hd_cpu_loss_install_##isa,                              \
       hd_cpu_optimizer_install_##isa, hd_cpu_elementwise_install_##isa, hd_cpu_peak_install_##isa,                    \
-      hd_cpu_softmax_install_##isa}}
+      hd_cpu_latent_install_##isa}}
 
 HD_ISA_INSTALLERS(base)
 #if defined(__x86_64__)

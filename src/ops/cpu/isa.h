@@ -44,7 +44,7 @@ void HD_CPU_INSTALL(linear)(hd_ops *ops);
 void HD_CPU_INSTALL(attention)(hd_ops *ops);
 void HD_CPU_INSTALL(norm)(hd_ops *ops);        /* rmsnorm, rope */
 void HD_CPU_INSTALL(mlp)(hd_ops *ops);         /* swiglu, moe_swiglu_bwd */
-void HD_CPU_INSTALL(softmax)(hd_ops *ops);
+void HD_CPU_INSTALL(latent)(hd_ops *ops);      /* latent_attention */
 void HD_CPU_INSTALL(moe)(hd_ops *ops);         /* router, dispatch, gather, combine, balance */
 void HD_CPU_INSTALL(loss)(hd_ops *ops);        /* cross-entropy */
 void HD_CPU_INSTALL(optimizer)(hd_ops *ops);   /* sumsq, adamw, sum_into, step_gate */

@@ -1,0 +1,46 @@
+/* MLA attention of new tokens against latent caches: the form of each sequence, and batches of new tokens.
+ * Reading order: latent_plan.h (choices), latent_absorbed.h, latent_expanded.h. */
+#include "ops/cpu/latent_absorbed.h"
+
+static latent_job make_job(const hd_latent_spec *spec, const hd_tensor *q, hd_tensor *o, int64_t first_row)
+{
+    latent_job job = {.spec = spec, .q = q, .o = o, .c = spec->kv_lora_rank, .r = spec->qk_rope_head_dim, .scale = (float)spec->scale,
+                      .first_row = first_row};
+    job.width = job.c + job.r;
+    job.ld = at_stride(job.width);
+    return job;
+}
+
+/* Cuts the sequences' new tokens into batches of up to LATENT_MAX_QUERIES queries and runs each. */
+static hd_status run_absorbed(hd_exec *ex, const hd_latent_spec *spec, const hd_tensor *q, const hd_latent_sequence *sequences,
+                              int64_t n_sequence, int64_t first_row, const hd_weight *kv_b, hd_tensor *o, hd_err *err)
+{
+    hd_status st = HD_OK;
+    int64_t most = hd_max_i64(1, LATENT_MAX_QUERIES / spec->n_head), done = 0;
+    for (int64_t s = 0; s < n_sequence;) {
+        latent_job job = make_job(spec, q, o, first_row);
+        while (s < n_sequence && job.n_row < most && job.n_pieces < LATENT_MAX_PIECES) {
+            const hd_latent_sequence *one = &sequences[s];
+            int64_t n = hd_min_i64(one->n_new - done, most - job.n_row);
+            job.pieces[job.n_pieces++] = (latent_piece){&one->rows, first_row, n, one->rows.shape[0] - one->n_new + done + 1};
+            job.n_row += n;
+            first_row += n;
+            done += n;
+            if (done == one->n_new) {
+                done = 0;
+                s++;
+            }
+        }
+        HD_TRY(latent_absorbed_run(ex, &job, kv_b, err));
+    }
+out:
+    return st;
+}
+
+static hd_status latent_attention_fwd(hd_exec *ex, const hd_latent_spec *spec, const hd_tensor *q, const hd_latent_sequence *sequences,
+                                      int64_t n_sequence, const hd_weight *kv_b, hd_tensor *o, hd_err *err)
+{
+    return run_absorbed(ex, spec, q, sequences, n_sequence, 0, kv_b, o, err);
+}
+
+void HD_CPU_INSTALL(latent)(hd_ops *ops) { ops->latent_attention_fwd = latent_attention_fwd; }
