@@ -89,46 +89,60 @@ static hd_status latent_norm(hd_pass *p, const hd_tensor *x, const hd_weight *w,
     return hd_pass_norm(p, x, w, p->dims->latent_norm_eps, norm, rstd);
 }
 
+/* What norm_x is multiplied by, as far as it was not kept, in one call: q or q_a, and kv_a with its key rotated. */
+static hd_status project_inputs(hd_pass *p, const hd_layer *layer, hd_tensor *q, const hd_weight *q_weight, bool q_missing, hd_attention *a)
+{
+    hd_status st;
+    const hd_dims *d = p->dims;
+    hd_product list[2];
+    int n = 0;
+    bool missing;
+    HD_TRY(hd_pass_take(p, &layer->acts, &layer->acts.kv_a, p->options->dtype, p->n_row, kv_a_width(d), &a->kv_a, &missing));
+    if (q_missing) { list[n++] = (hd_product){&a->norm_x, NULL, q_weight, HD_SET, q}; }
+    if (missing) { list[n++] = (hd_product){&a->norm_x, NULL, layer->kv_a_proj, HD_SET, &a->kv_a}; }
+    if (n > 0) { HD_TRY(hd_products_fwd(p->ex, list, n, p->err)); }
+    if (missing) {
+        hd_tensor k_rope = hd_tensor_slice(&a->kv_a, 1, d->kv_lora_rank, d->qk_rope_head_dim);
+        hd_tensor one_head = hd_tensor_split_last(&k_rope, 1, d->qk_rope_head_dim);
+        HD_TRY(hd_rope(p->ex, &p->leaf->positions, &p->model->rope_table, 1, &one_head, p->err));
+    }
+out:
+    return st;
+}
+
+static hd_status rotate_query(hd_pass *p, hd_tensor *q)
+{
+    const hd_dims *d = p->dims;
+    int64_t n = d->qk_nope_head_dim, r = d->qk_rope_head_dim;
+    hd_tensor q_rope = head_columns(q, d->n_head, n + r, n, r);
+    return hd_rope(p->ex, &p->leaf->positions, &p->model->rope_table, 1, &q_rope, p->err);
+}
+
 hd_status hd_attention_query(hd_pass *p, const hd_layer *layer, hd_attention *a)
 {
     hd_status st;
     const hd_dims *d = p->dims;
     const hd_layer_acts *acts = &layer->acts;
-    const hd_tensor *x = &a->norm_x;
-    const hd_weight *w = layer->q_proj;
-    bool missing;
+    bool q_missing, q_a_missing;
+    HD_TRY(hd_pass_take(p, acts, &acts->q, p->options->dtype, p->n_row, q_width(d), &a->q, &q_missing));
     if (d->q_lora_rank > 0) {
-        HD_TRY(hd_pass_take(p, acts, &acts->q_a, p->options->dtype, p->n_row, d->q_lora_rank, &a->q_a, &missing));
-        if (missing) { HD_TRY(hd_linear_fwd(p->ex, x, layer->q_a_proj, HD_SET, &a->q_a, p->err)); }
+        HD_TRY(hd_pass_take(p, acts, &acts->q_a, p->options->dtype, p->n_row, d->q_lora_rank, &a->q_a, &q_a_missing));
+        HD_TRY(project_inputs(p, layer, &a->q_a, layer->q_a_proj, q_a_missing, a));
         HD_TRY(latent_norm(p, &a->q_a, layer->q_a_norm, &a->norm_q, &a->rstd_q));
-        x = &a->norm_q;
-        w = layer->q_b_proj;
+        if (q_missing) { HD_TRY(hd_linear_fwd(p->ex, &a->norm_q, layer->q_b_proj, HD_SET, &a->q, p->err)); }
+    } else {
+        HD_TRY(project_inputs(p, layer, &a->q, layer->q_proj, q_missing, a));
     }
-    HD_TRY(hd_pass_take(p, acts, &acts->q, p->options->dtype, p->n_row, q_width(d), &a->q, &missing));
-    if (missing) {
-        HD_TRY(hd_linear_fwd(p->ex, x, w, HD_SET, &a->q, p->err));
-        hd_tensor q_rope = head_columns(&a->q, d->n_head, d->qk_nope_head_dim + d->qk_rope_head_dim, d->qk_nope_head_dim,
-                                        d->qk_rope_head_dim);
-        HD_TRY(hd_rope(p->ex, &p->leaf->positions, &p->model->rope_table, 1, &q_rope, p->err));
-    }
+    if (q_missing) { HD_TRY(rotate_query(p, &a->q)); }
 out:
     return st;
 }
 
 hd_status hd_attention_latent(hd_pass *p, const hd_layer *layer, hd_attention *a)
 {
-    hd_status st;
-    const hd_dims *d = p->dims;
-    const hd_layer_acts *acts = &layer->acts;
-    bool missing;
-    HD_TRY(hd_pass_take(p, acts, &acts->kv_a, p->options->dtype, p->n_row, kv_a_width(d), &a->kv_a, &missing));
-    if (missing) {
-        HD_TRY(hd_linear_fwd(p->ex, &a->norm_x, layer->kv_a_proj, HD_SET, &a->kv_a, p->err));
-        hd_tensor k_rope = hd_tensor_slice(&a->kv_a, 1, d->kv_lora_rank, d->qk_rope_head_dim);
-        hd_tensor one_head = hd_tensor_split_last(&k_rope, 1, d->qk_rope_head_dim);
-        HD_TRY(hd_rope(p->ex, &p->leaf->positions, &p->model->rope_table, 1, &one_head, p->err));
-    }
-    hd_tensor latent = latent_of(d, &a->kv_a);
+    hd_status st = HD_OK;
+    if (a->kv_a.n_dim == 0) { HD_TRY(project_inputs(p, layer, NULL, NULL, false, a)); }
+    hd_tensor latent = latent_of(p->dims, &a->kv_a);
     HD_TRY(latent_norm(p, &latent, layer->kv_a_norm, &a->norm_kv, &a->rstd_kv));
 out:
     return st;

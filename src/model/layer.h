@@ -73,6 +73,8 @@ typedef struct hd_pass {
     hd_tensor sums;     /* (HD_SUM_COUNT) f64 */
     const struct hd_extension *extensions; /* of a pass against latent caches (cache.h); NULL: the leaf stands alone */
     int64_t n_extension;
+    hd_product along[2];                   /* of a layer's shared experts, for the routed ones to take into their list of products */
+    int n_along;
     hd_err *err;
 } hd_pass;
 
@@ -126,7 +128,7 @@ hd_status hd_attention_keep(hd_pass *p, hd_layer_acts *acts) HD_CHECK_RESULT;
 hd_status hd_attention_forward(hd_pass *p, const hd_layer *layer, const hd_tensor *x, hd_attention *a) HD_CHECK_RESULT;
 hd_status hd_attention_output(hd_pass *p, const hd_layer *layer, const hd_attention *a, hd_tensor *y) HD_CHECK_RESULT; /* y += o Wo^T */
 
-/* Pieces of the forward pass: q from norm_x; kv_a and norm_kv from norm_x. */
+/* Pieces of the forward pass, of an `a` that began empty: q, and on the way kv_a, from norm_x; norm_kv, and kv_a when nobody made it. */
 hd_status hd_attention_query(hd_pass *p, const hd_layer *layer, hd_attention *a) HD_CHECK_RESULT;
 hd_status hd_attention_latent(hd_pass *p, const hd_layer *layer, hd_attention *a) HD_CHECK_RESULT;
 
@@ -148,6 +150,11 @@ typedef struct hd_mlp { hd_weight *gate, *up, *down; int64_t width; } hd_mlp;
 hd_status hd_mlp_keep(hd_pass *p, int64_t width, hd_layer_acts *acts) HD_CHECK_RESULT;
 hd_status hd_mlp_forward(hd_pass *p, const hd_mlp *mlp, const hd_tensor *x, const hd_layer_acts *acts, hd_tensor *y)
     HD_CHECK_RESULT;
+/* The forward pass in two parts: gate and up, kept or fresh from the step arena, and the n <= 2 products that fill them, for the caller to
+ * run; the rest. */
+hd_status hd_mlp_gate_up(hd_pass *p, const hd_mlp *mlp, const hd_tensor *x, const hd_layer_acts *acts, hd_tensor *gate, hd_tensor *up,
+                         hd_product list[2], int *n) HD_CHECK_RESULT;
+hd_status hd_mlp_down(hd_pass *p, const hd_mlp *mlp, const hd_tensor *gate, const hd_tensor *up, hd_tensor *y) HD_CHECK_RESULT;
 hd_status hd_mlp_backward(hd_pass *p, const hd_mlp *mlp, const hd_tensor *x, const hd_layer_acts *acts, const hd_tensor *dy,
                           hd_accum dx_accum, hd_tensor *dx) HD_CHECK_RESULT;
 

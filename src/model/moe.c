@@ -74,13 +74,17 @@ hd_status hd_moe_forward(hd_pass *p, const hd_layer *layer, const hd_tensor *x, 
 {
     hd_status st;
     hd_routing routing;
+    hd_tensor gate, up; /* of the shared experts */
     hd_mlp shared = shared_of(p, layer);
     size_t mark = hd_arena_mark(p->step);
     HD_TRY(route(p, layer, x, &routing));
+    if (shared.width > 0) { HD_TRY(hd_mlp_gate_up(p, &shared, x, acts, &gate, &up, p->along, &p->n_along)); }
     HD_TRY(strategy_of(p)->forward(p, layer, x, &routing, acts, y));
     HD_TRY(hd_pass_observe(p, "routed", layer->index, y));
-    if (shared.width > 0) { HD_TRY(hd_mlp_forward(p, &shared, x, acts, y)); }
+    if (p->n_along > 0) { HD_TRY(hd_products_fwd(p->ex, p->along, p->n_along, p->err)); } /* the strategy has not taken them */
+    if (shared.width > 0) { HD_TRY(hd_mlp_down(p, &shared, &gate, &up, y)); }
 out:
+    p->n_along = 0;
     hd_arena_release(p->step, mark);
     return st;
 }

@@ -41,19 +41,38 @@ static hd_status products(hd_pass *p, const hd_layer *layer, const hd_expert_ker
     return kernels->fwd(p->ex, x, offsets, w, HD_SET, y, p->err);
 }
 
+/* gate and up of the rows, those that are missing, and what goes along. */
+static hd_status products_up(hd_pass *p, const hd_layer *layer, const hd_expert_kernels *kernels, bool gate_missing, bool up_missing, sorted *s)
+{
+    hd_status st = HD_OK;
+    hd_product list[HD_PRODUCTS_MAX];
+    int n = 0;
+    if (layer->stream != NULL || kernels != &hd_grouped_kernels) {
+        if (gate_missing) { HD_TRY(products(p, layer, kernels, &s->xs, &s->offsets, layer->expert_gate, &s->gate)); }
+        if (up_missing) { HD_TRY(products(p, layer, kernels, &s->xs, &s->offsets, layer->expert_up, &s->up)); }
+        goto out;
+    }
+    if (gate_missing) { list[n++] = (hd_product){&s->xs, &s->offsets, layer->expert_gate, HD_SET, &s->gate}; }
+    if (up_missing) { list[n++] = (hd_product){&s->xs, &s->offsets, layer->expert_up, HD_SET, &s->up}; }
+    for (int i = 0; i < p->n_along; i++) { list[n++] = p->along[i]; }
+    p->n_along = 0;
+    if (n > 0) { HD_TRY(hd_products_fwd(p->ex, list, n, p->err)); }
+out:
+    return st;
+}
+
 /* xs, gate and up, the last two kept or computed. */
 static hd_status project_up(hd_pass *p, const hd_layer *layer, const hd_expert_kernels *kernels, const hd_tensor *x,
                             const hd_layer_acts *acts, sorted *s)
 {
     hd_status st;
     int64_t width = p->dims->moe_intermediate_size, k = p->dims->router.top_k;
-    bool missing;
+    bool gate_missing, up_missing;
     HD_TRY(hd_pass_new(p, p->options->dtype, n_routed(p), p->dims->hidden_size, &s->xs));
     HD_TRY(hd_moe_gather(p->ex, x, &s->claim, &s->offsets, k, &s->xs, p->err));
-    HD_TRY(hd_pass_take(p, acts, &acts->expert_gate, hd_pass_up_dtype(p), n_routed(p), width, &s->gate, &missing));
-    if (missing) { HD_TRY(products(p, layer, kernels, &s->xs, &s->offsets, layer->expert_gate, &s->gate)); }
-    HD_TRY(hd_pass_take(p, acts, &acts->expert_up, hd_pass_up_dtype(p), n_routed(p), width, &s->up, &missing));
-    if (missing) { HD_TRY(products(p, layer, kernels, &s->xs, &s->offsets, layer->expert_up, &s->up)); }
+    HD_TRY(hd_pass_take(p, acts, &acts->expert_gate, hd_pass_up_dtype(p), n_routed(p), width, &s->gate, &gate_missing));
+    HD_TRY(hd_pass_take(p, acts, &acts->expert_up, hd_pass_up_dtype(p), n_routed(p), width, &s->up, &up_missing));
+    HD_TRY(products_up(p, layer, kernels, gate_missing, up_missing, s));
 out:
     return st;
 }

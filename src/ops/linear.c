@@ -20,15 +20,20 @@ static void check_plain_weight(hd_check *c, const hd_weight *w, sizes *s)
     find_sizes(c, w, s);
 }
 
-hd_status hd_linear_fwd(hd_exec *ex, const hd_tensor *x, const hd_weight *w, hd_accum y_accum, hd_tensor *y, hd_err *err)
+static void check_product(hd_check *c, const hd_tensor *x, const hd_weight *w, const hd_tensor *y)
 {
     sizes s = {0};
+    hd_check_weight_stored(c, w, HD_SHAPE(HD_ANY, HD_ANY));
+    find_sizes(c, w, &s);
+    hd_check_in(c, "x", x, HD_OP_ACT, HD_SHAPE(HD_ANY, s.inputs));
+    if (c->st != HD_OK) { return; }
+    hd_check_out(c, "y", y, HD_OP_ACT, HD_SHAPE(x->shape[0], s.outputs));
+}
+
+hd_status hd_linear_fwd(hd_exec *ex, const hd_tensor *x, const hd_weight *w, hd_accum y_accum, hd_tensor *y, hd_err *err)
+{
     hd_check c = hd_check_begin(ex, "linear_fwd", err);
-    hd_check_weight_stored(&c, w, HD_SHAPE(HD_ANY, HD_ANY));
-    find_sizes(&c, w, &s);
-    hd_check_in(&c, "x", x, HD_OP_ACT, HD_SHAPE(HD_ANY, s.inputs));
-    if (c.st != HD_OK) { return c.st; }
-    hd_check_out(&c, "y", y, HD_OP_ACT, HD_SHAPE(x->shape[0], s.outputs));
+    check_product(&c, x, w, y);
     if (hd_check_end(&c) != HD_OK) { return c.st; }
     HD_RETURN_BACKEND(ex, linear_fwd, x, w, y_accum, y, err);
 }
@@ -83,7 +88,6 @@ static void check_experts_fwd(hd_check *c, const hd_tensor *x, const hd_tensor *
     hd_check_in(c, "x", x, HD_OP_ACT, HD_SHAPE(HD_ANY, w->value.shape[2]));
     if (c->st != HD_OK) { return; }
     hd_check_out(c, "y", y, HD_OP_ACT, HD_SHAPE(x->shape[0], w->value.shape[1]));
-    (void)hd_check_end(c);
 }
 
 static void check_experts_bwd_input(hd_check *c, const hd_tensor *dy, const hd_tensor *offsets, const hd_weight *w,
@@ -114,7 +118,7 @@ hd_status hd_grouped_linear_fwd(hd_exec *ex, const hd_tensor *x, const hd_tensor
 {
     hd_check c = hd_check_begin(ex, "grouped_linear_fwd", err);
     check_experts_fwd(&c, x, offsets, w, y);
-    if (c.st != HD_OK) { return c.st; }
+    if (hd_check_end(&c) != HD_OK) { return c.st; }
     HD_RETURN_BACKEND(ex, grouped_linear_fwd, x, offsets, w, y_accum, y, err);
 }
 
@@ -141,7 +145,7 @@ hd_status hd_ragged_linear_fwd(hd_exec *ex, const hd_tensor *x, const hd_tensor 
 {
     hd_check c = hd_check_begin(ex, "ragged_linear_fwd", err);
     check_experts_fwd(&c, x, offsets, w, y);
-    if (c.st != HD_OK) { return c.st; }
+    if (hd_check_end(&c) != HD_OK) { return c.st; }
     HD_RETURN_BACKEND(ex, ragged_linear_fwd, x, offsets, w, y_accum, y, err);
 }
 
@@ -161,4 +165,22 @@ hd_status hd_ragged_linear_bwd_weight(hd_exec *ex, const hd_tensor *dy, const hd
     check_experts_bwd_weight(&c, dy, x, offsets, w);
     if (c.st != HD_OK) { return c.st; }
     HD_RETURN_BACKEND_GRAD(ex, ragged_linear_bwd_weight, w, dy, x, offsets, w, err);
+}
+
+/* ---- lists --------------------------------------------------------------------------------------------------------------- */
+
+hd_status hd_products_fwd(hd_exec *ex, const hd_product *list, int n, hd_err *err)
+{
+    hd_check c = hd_check_begin(ex, "products_fwd", err);
+    hd_check_that(&c, n >= 1 && n <= HD_PRODUCTS_MAX, "a list of %d products, want 1 to %d", n, HD_PRODUCTS_MAX);
+    for (int i = 0; i < n && c.st == HD_OK; i++) {
+        const hd_product *p = &list[i];
+        if (p->offsets != NULL) {
+            check_experts_fwd(&c, p->x, p->offsets, p->w, p->y);
+        } else {
+            check_product(&c, p->x, p->w, p->y);
+        }
+    }
+    if (hd_check_end(&c) != HD_OK) { return c.st; }
+    HD_RETURN_BACKEND(ex, products_fwd, list, n, err);
 }

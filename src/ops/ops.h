@@ -67,6 +67,21 @@ hd_status hd_ragged_linear_bwd_input(hd_exec *ex, const hd_tensor *dy, const hd_
 hd_status hd_ragged_linear_bwd_weight(hd_exec *ex, const hd_tensor *dy, const hd_tensor *x, const hd_tensor *offsets,
                                       hd_weight *w, hd_err *err) HD_CHECK_RESULT;
 
+/* ---- products that start together -------------------------------------------------------------------------------------------
+ * The forward products of a list, plain (offsets NULL) or grouped, each with the bits it has alone: threads go from one to the next
+ * without waiting for each other, which is what few rows spend their time on.  Products with the same x stand side by side.
+ * No output shares memory with anything else of the list. */
+typedef struct hd_product {
+    const hd_tensor *x, *offsets;
+    const hd_weight *w;
+    hd_accum y_accum;
+    hd_tensor *y;
+} hd_product;
+
+enum { HD_PRODUCTS_MAX = 4 };
+
+hd_status hd_products_fwd(hd_exec *ex, const hd_product *list, int n, hd_err *err) HD_CHECK_RESULT;
+
 /* ---- RoPE: rotates pairs (2j, 2j + 1) in place by angle[position][j] ------------------------------------------------------
  * x (N, H, r) act, strided view, r even; positions (N) i32; table (P, r / 2, 2) f32 of cos, sin (attention factor
  * included), made by hd_rope_table.  direction +1 forward, -1 the adjoint.  Positions at or above P are HD_E_INVALID on the
@@ -279,7 +294,7 @@ hd_status hd_sum_into(hd_exec *ex, const hd_tensor *x, hd_tensor *y, hd_err *err
  * One slot per op, the public signature each.  A backend starts as a copy of `ref` and overrides what it has, so a slot is
  * never NULL.  Slot names are the public names without hd_. */
 #define HD_OP_LIST(OP)                                                                                              \
-    OP(embedding_fwd) OP(embedding_bwd) OP(rmsnorm_fwd) OP(rmsnorm_bwd) OP(linear_fwd) OP(linear_bwd_input)          \
+    OP(embedding_fwd) OP(embedding_bwd) OP(rmsnorm_fwd) OP(rmsnorm_bwd) OP(products_fwd) OP(linear_fwd) OP(linear_bwd_input) \
     OP(linear_bwd_weight) OP(grouped_linear_fwd) OP(grouped_linear_bwd_input) OP(grouped_linear_bwd_weight)          \
     OP(ragged_linear_fwd) OP(ragged_linear_bwd_input) OP(ragged_linear_bwd_weight) OP(rope) OP(attention_fwd)        \
     OP(attention_bwd) OP(latent_attention_fwd) OP(swiglu_fwd) OP(swiglu_bwd) OP(moe_swiglu_bwd) OP(router_fwd) OP(router_bwd)                 \

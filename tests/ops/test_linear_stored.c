@@ -225,6 +225,45 @@ static void test_experts(void **state)
     check_experts(F8, false);
 }
 
+/* A list gives the bits of its products alone: integers that share inputs or not, FP8, f32, plain and grouped. */
+static void test_lists(void **state)
+{
+    (void)state;
+    enum { E = 3, K = 128, M = 40, N = 9 };
+    int32_t begin[E + 1] = {0, 4, 4, 9};
+    hd_err err;
+    hd_tensor offsets = {.data = begin, .dtype = HD_DTYPE_I32, .n_dim = 1, .shape = {E + 1}, .stride = {1}};
+    stored experts = make_stored("experts", I8, E, M, K, true), more = make_stored("more", I4, E, M + 9, K, true);
+    stored plain = make_stored("plain", I8, 0, M, K, true), f8 = make_stored("f8", F8, 0, M, K, false);
+    matrix f32 = make_matrix("f32", M, K, 0), a = make_matrix("a", N, K, 0), b = make_matrix("b", N, K, 0), y[4], alone[4];
+    hd_weight f32_weight = {.value = f32.t, .layout = HD_LAYOUT_OUT_IN};
+    for (int i = 0; i < 4; i++) { y[i] = make_matrix("y", N, i == 1 ? M + 9 : M, 0), alone[i] = make_matrix("y", N, i == 1 ? M + 9 : M, 0); }
+    const hd_product lists[2][4] = {{{&a.t, &offsets, &experts.w, HD_SET, &y[0].t}, {&a.t, &offsets, &more.w, HD_ADD, &y[1].t},
+                                     {&b.t, NULL, &plain.w, HD_SET, &y[2].t}, {&a.t, NULL, &plain.w, HD_ADD, &y[3].t}},
+                                    {{&a.t, NULL, &f8.w, HD_SET, &y[0].t}, {&b.t, &offsets, &more.w, HD_SET, &y[1].t},
+                                     {&b.t, NULL, &f32_weight, HD_SET, &y[2].t}, {&a.t, NULL, &f32_weight, HD_SET, &y[3].t}}};
+    hd_exec ex;
+    for (int index = 0; next_cpu(&index, 2, &ex);) {
+        for (int l = 0; l < 2; l++) {
+            assert_int_equal(hd_products_fwd(&ex, lists[l], 4, &err), HD_OK);
+            for (int i = 0; i < 4; i++) {
+                const hd_product *p = &lists[l][i];
+                hd_status st = p->offsets != NULL ? hd_grouped_linear_fwd(&ex, p->x, p->offsets, p->w, p->y_accum, &alone[i].t, &err)
+                                                  : hd_linear_fwd(&ex, p->x, p->w, p->y_accum, &alone[i].t, &err);
+                assert_int_equal(st, HD_OK);
+                if (memcmp(y[i].v, alone[i].v, (size_t)hd_tensor_count(&y[i].t) * 4) != 0) { fail_msg("list %d, product %d", l, i); }
+            }
+        }
+    }
+    hd_product twice[2] = {lists[1][0], lists[1][2]};
+    twice[1].y = twice[0].y;
+    assert_int_equal(hd_products_fwd(&ex, twice, 2, &err), HD_E_INVALID); /* one output of two products */
+    assert_int_equal(hd_products_fwd(&ex, twice, 0, &err), HD_E_INVALID);
+    free_stored(&experts), free_stored(&more), free_stored(&plain), free_stored(&f8);
+    free(f32.v), free(a.v), free(b.v);
+    for (int i = 0; i < 4; i++) { free(y[i].v), free(alone[i].v); }
+}
+
 static void refuse(hd_exec *ex, const matrix *x, const hd_weight *w, hd_tensor *y, const char *why)
 {
     hd_err err;
@@ -266,7 +305,7 @@ static void test_checks(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_plain), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_experts),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_plain), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_experts), cmocka_unit_test(test_lists),
                                        cmocka_unit_test(test_checks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

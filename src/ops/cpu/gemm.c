@@ -41,7 +41,7 @@ typedef struct gemm_task {
     const char *a, *b;
     const void *b_scales;
     char *c;
-    int64_t rows, n, k;
+    int64_t rows, n, k, c_row;
     int64_t n_panels, row_parts, column_items;
     int64_t first_panel, first_item; /* in the phase */
     float *packed;                   /* A of this span */
@@ -172,7 +172,7 @@ typedef struct gemm_item {
 static char *item_c(const gemm_item *item, int64_t row)
 {
     const hd_gemm_form *f = item->phase->form;
-    return item->task->c + ((item->row_begin + row) * f->c_row + item->column) * gemm_element_bytes(f->c_dtype);
+    return item->task->c + ((item->row_begin + row) * item->task->c_row + item->column) * gemm_element_bytes(f->c_dtype);
 }
 
 /* One line, always at hand: for kernels that have nothing to fetch. */
@@ -435,7 +435,7 @@ static gemm_item make_item(const gemm_phase *phase, int64_t i, float *thread_scr
     switch (plan->tile) {
     case HD_GEMM_TILE_NONE:
         item.sums = (float *)(void *)item_c(&item, 0);
-        item.sums_row = phase->form->c_row;
+        item.sums_row = task->c_row;
         break;
     case HD_GEMM_TILE_ITEM:
         item.sums = thread_scratch + HD_GEMM_KC * plan->nc;
@@ -507,8 +507,8 @@ static int64_t make_tasks(const hd_gemm_form *f, int64_t n_problems, const hd_ge
                 .a = gemm_address(p->a, f->a_dtype, row * f->a_row),
                 .b = p->b,
                 .b_scales = p->b_scales,
-                .c = (char *)p->c + row * f->c_row * gemm_element_bytes(f->c_dtype),
-                .rows = rows, .n = p->n, .k = p->k,
+                .c = (char *)p->c + row * p->c_row * gemm_element_bytes(f->c_dtype),
+                .rows = rows, .n = p->n, .k = p->k, .c_row = p->c_row,
                 .n_panels = hd_gemm_panels(rows, HD_GEMM_MR),
                 .column_items = hd_ceil_div(p->n, batch->plan.nc)};
         }

@@ -22,13 +22,13 @@ typedef struct hd_gemm_form {
     hd_dtype a_dtype, b_dtype, c_dtype; /* f32 or bf16; B also stored */
     int64_t a_row, a_column;            /* strides of A: m, k */
     int64_t b_row, b_column;            /* strides of B: k, n */
-    int64_t c_row;                      /* stride of C: m */
     hd_accum accum;
 } hd_gemm_form;
 
 /* One product.  k = 0 with HD_SET clears C; m = 0 or n = 0 is nothing to do. */
 typedef struct hd_gemm_problem {
     int64_t m, n, k;
+    int64_t c_row; /* stride of C: m */
     const void *a, *b;
     const void *b_scales; /* of a stored B */
     void *c;

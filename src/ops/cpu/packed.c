@@ -22,8 +22,22 @@ enum {
     SERIAL_BYTES = 64 * 1024,  /* neither is multiplying less */
 };
 
+/* A product of the list: its inputs as codes. */
+typedef struct packed_part {
+    const hd_product *p;
+    int64_t groups, out, block_rows, row_bytes; /* row_bytes: of a block row */
+    int8_t *codes;
+    float *scales;
+    int32_t *sums;
+    const packed_kernel_fn *kernels;
+    int64_t most;      /* rows of the tallest kernel */
+    int64_t first_row; /* among all rows to be rounded */
+    bool own_inputs;   /* false: an earlier product has the same x */
+} packed_part;
+
 /* One matrix and its rows of x. */
 typedef struct packed_task {
+    const packed_part *part;
     const uint8_t *blocks;
     const uint16_t *scales;
     int64_t row, n_row;        /* of x and y */
@@ -32,17 +46,10 @@ typedef struct packed_task {
 } packed_task;
 
 typedef struct packed_call {
-    const hd_tensor *x, *y;
-    hd_accum accum;
-    hd_dtype dtype;
-    int64_t groups, out, block_rows, row_bytes; /* row_bytes: of a block row */
-    int8_t *codes;
-    float *scales;
-    int32_t *sums;
+    packed_part parts[HD_PRODUCTS_MAX];
+    int n_part;
     packed_task *tasks;
-    int64_t n_task, n_item, total_bytes;
-    const packed_kernel_fn *kernels;
-    int64_t most; /* rows of the tallest kernel */
+    int64_t n_task, n_item, n_row, n_value, total_bytes, max_rows;
     atomic_int_fast64_t next;
 } packed_call;
 
@@ -85,49 +92,55 @@ HD_INLINE float round_group(const void *row, hd_dtype dtype, int64_t at, int8_t 
 static void round_row(void *arg, int64_t i, int thread)
 {
     const packed_call *c = arg;
-    const void *row = hd_row(c->x, i);
+    int k = c->n_part - 1;
     (void)thread;
-    for (int64_t g = 0; g < c->groups; g++) {
-        int64_t at = i * c->groups + g;
-        c->scales[at] = round_group(row, c->x->dtype, g * HD_PACKED_GROUP, c->codes + at * HD_PACKED_GROUP, &c->sums[at]);
+    while (!c->parts[k].own_inputs || c->parts[k].first_row > i) { k--; }
+    const packed_part *part = &c->parts[k];
+    i -= part->first_row;
+    const void *row = hd_row(part->p->x, i);
+    for (int64_t g = 0; g < part->groups; g++) {
+        int64_t at = i * part->groups + g;
+        part->scales[at] = round_group(row, part->p->x->dtype, g * HD_PACKED_GROUP, part->codes + at * HD_PACKED_GROUP, &part->sums[at]);
     }
 }
 
 /* ---- items ---------------------------------------------------------------------------------------------------------------- */
 
 /* Rows [0, rows) of a tile's sums into y, columns of block row b. */
-static void store(const packed_call *c, const packed_tile *t, int64_t row, int64_t rows, int p, int64_t b)
+static void store(const packed_part *part, const packed_tile *t, int64_t row, int64_t rows, int p, int64_t b)
 {
-    int64_t first = b * HD_PACKED_ROWS, n = hd_min_i64(HD_PACKED_ROWS, c->out - first);
+    int64_t first = b * HD_PACKED_ROWS, n = hd_min_i64(HD_PACKED_ROWS, part->out - first);
+    const hd_tensor *y = part->p->y;
     for (int64_t i = 0; i < rows; i++) {
-        void *to = hd_at(c->y, (row + i) * c->y->stride[0] + first);
+        void *to = hd_at(y, (row + i) * y->stride[0] + first);
         const float *from = &t->sums[i][p * HD_PACKED_ROWS];
         for (int64_t j = 0; j < n; j += HD_LANES) {
             hd_vf v = *(const hd_vf_u *)(from + j);
-            if (c->accum == HD_ADD) { v = hd_load(to, c->y->dtype, j, n) + v; }
-            hd_store(to, c->y->dtype, j, n, v);
+            if (part->p->y_accum == HD_ADD) { v = hd_load(to, y->dtype, j, n) + v; }
+            hd_store(to, y->dtype, j, n, v);
         }
     }
 }
 
 /* Block rows a and b (the same when there is no second one) times all rows of the task. */
-static void run_pair(const packed_call *c, const packed_task *task, int64_t a, int64_t b)
+static void run_pair(const packed_task *task, int64_t a, int64_t b)
 {
-    packed_tile t = {.groups = c->groups, .ahead = AHEAD};
+    const packed_part *part = task->part;
+    packed_tile t = {.groups = part->groups, .ahead = AHEAD};
     const int64_t pair[PACKED_PAIR] = {a, b};
     for (int p = 0; p < PACKED_PAIR; p++) {
-        t.blocks[p] = task->blocks + pair[p] * c->row_bytes;
-        t.scales[p] = task->scales + pair[p] * c->groups * HD_PACKED_ROWS;
+        t.blocks[p] = task->blocks + pair[p] * part->row_bytes;
+        t.scales[p] = task->scales + pair[p] * part->groups * HD_PACKED_ROWS;
     }
     for (int64_t i = 0; i < task->n_row;) {
-        int64_t left = task->n_row - i, tiles = hd_ceil_div(left, c->most), rows = hd_ceil_div(left, tiles);
-        int64_t at = (task->row + i) * c->groups;
-        t.codes = c->codes + at * HD_PACKED_GROUP;
-        t.in_scales = c->scales + at;
-        t.in_sums = c->sums + at;
-        c->kernels[rows](&t);
-        store(c, &t, task->row + i, rows, 0, a);
-        if (b != a) { store(c, &t, task->row + i, rows, 1, b); }
+        int64_t left = task->n_row - i, tiles = hd_ceil_div(left, part->most), rows = hd_ceil_div(left, tiles);
+        int64_t at = (task->row + i) * part->groups;
+        t.codes = part->codes + at * HD_PACKED_GROUP;
+        t.in_scales = part->scales + at;
+        t.in_sums = part->sums + at;
+        part->kernels[rows](&t);
+        store(part, &t, task->row + i, rows, 0, a);
+        if (b != a) { store(part, &t, task->row + i, rows, 1, b); }
         i += rows;
     }
 }
@@ -146,13 +159,14 @@ static packed_item find_item(const packed_call *c, int64_t item)
     }
     const packed_task *task = &c->tasks[low];
     int64_t first = (item - task->first_item) * task->run;
-    return (packed_item){task, first, hd_min_i64(task->run, c->block_rows - first)};
+    return (packed_item){task, first, hd_min_i64(task->run, task->part->block_rows - first)};
 }
 
 /* The first lines of both streams of an item. */
-static void prefetch_begin(const packed_call *c, const packed_item *item)
+static void prefetch_begin(const packed_item *item)
 {
-    const uint8_t *stream = item->task->blocks + item->first * c->row_bytes, *second = stream + (item->n + 1) / 2 * c->row_bytes;
+    int64_t row_bytes = item->task->part->row_bytes;
+    const uint8_t *stream = item->task->blocks + item->first * row_bytes, *second = stream + (item->n + 1) / 2 * row_bytes;
     for (int64_t at = 0; at < AHEAD; at += PACKED_LINE) {
         __builtin_prefetch(stream + at, 0, 3);
         __builtin_prefetch(second + at, 0, 3);
@@ -172,56 +186,91 @@ static void run_items(void *arg, int64_t i, int thread)
         for (int64_t r = 0; r < half; r++) {
             if (r == half - 1 && at < c->n_item) {
                 packed_item next = find_item(c, at);
-                prefetch_begin(c, &next);
+                prefetch_begin(&next);
             }
             int64_t a = item.first + r, b = item.first + half + r;
-            run_pair(c, item.task, a, b < item.first + item.n ? b : a);
+            run_pair(item.task, a, b < item.first + item.n ? b : a);
         }
     }
 }
 
 /* ---- the call ---------------------------------------------------------------------------------------------------------------- */
 
-static void make_tasks(packed_call *c, const hd_tensor *offsets, const hd_weight *w)
+/* Rows of x that belong to somebody: those behind the last offset do not. */
+static int64_t used_rows(const hd_product *p)
 {
-    const int32_t *begin = offsets != NULL ? offsets->data : NULL;
-    for (int64_t e = 0; e < (offsets != NULL ? w->value.shape[0] : 1); e++) {
-        packed_task t = {.row = begin != NULL ? begin[e] : 0, .first_item = c->n_item};
-        t.n_row = (begin != NULL ? begin[e + 1] : c->x->shape[0]) - t.row;
-        if (t.n_row == 0 || c->out == 0) { continue; }
-        hd_weight matrix = offsets != NULL ? hd_weight_expert(w, e) : *w;
+    return p->offsets != NULL ? ((const int32_t *)p->offsets->data)[p->w->value.shape[0]] : p->x->shape[0];
+}
+
+static void add_tasks(packed_call *c, const packed_part *part)
+{
+    const hd_product *p = part->p;
+    const int32_t *begin = p->offsets != NULL ? p->offsets->data : NULL;
+    for (int64_t e = 0; e < (begin != NULL ? p->w->value.shape[0] : 1); e++) {
+        packed_task t = {.part = part, .row = begin != NULL ? begin[e] : 0, .first_item = c->n_item};
+        t.n_row = (begin != NULL ? begin[e + 1] : p->x->shape[0]) - t.row;
+        if (t.n_row == 0 || part->out == 0) { continue; }
+        hd_weight matrix = begin != NULL ? hd_weight_expert(p->w, e) : *p->w;
         t.blocks = matrix.value.data;
         t.scales = matrix.scales.data;
-        t.run = t.n_row > FEW_ROWS ? PACKED_PAIR : hd_max_i64(PACKED_PAIR, ITEM_BYTES / hd_max_i64(1, c->row_bytes));
-        c->n_item += hd_ceil_div(c->block_rows, t.run);
-        c->total_bytes += c->block_rows * c->row_bytes;
+        t.run = t.n_row > FEW_ROWS ? PACKED_PAIR : hd_max_i64(PACKED_PAIR, ITEM_BYTES / hd_max_i64(1, part->row_bytes));
+        c->n_item += hd_ceil_div(part->block_rows, t.run);
+        c->total_bytes += part->block_rows * part->row_bytes;
+        c->max_rows = hd_max_i64(c->max_rows, t.n_row);
         c->tasks[c->n_task++] = t;
     }
 }
 
-hd_status hd_packed_linear(hd_exec *ex, const hd_tensor *x, const hd_tensor *offsets, const hd_weight *w, hd_accum accum, const hd_tensor *y,
-                           hd_err *err)
+/* Sizes and scratch of a part.  A product with the x of the one before shares its codes. */
+static hd_status make_part(hd_exec *ex, const hd_product *p, const packed_part *before, packed_part *part, hd_err *err)
 {
-    hd_status st;
-    void *codes, *scales, *sums, *tasks;
-    int64_t n_expert = offsets != NULL ? w->value.shape[0] : 1, rows = x->shape[0], out = y->shape[1];
-    packed_call c = {.x = x, .y = y, .accum = accum, .dtype = w->value.dtype, .groups = x->shape[1] / HD_PACKED_GROUP, .out = out};
-    c.block_rows = hd_packed_rows(out) / HD_PACKED_ROWS;
-    c.row_bytes = c.groups * hd_packed_block_bytes(c.dtype);
-    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * c.groups * HD_PACKED_GROUP), &codes, err));
-    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * c.groups) * sizeof(float), &scales, err));
-    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * c.groups) * sizeof(int32_t), &sums, err));
-    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)n_expert * sizeof(packed_task), &tasks, err));
+    hd_status st = HD_OK;
+    void *codes, *scales, *sums;
+    int64_t rows = p->x->shape[0], groups = p->x->shape[1] / HD_PACKED_GROUP, out = p->y->shape[1];
+    *part = (packed_part){.p = p, .groups = groups, .out = out, .block_rows = hd_packed_rows(out) / HD_PACKED_ROWS,
+                          .row_bytes = groups * hd_packed_block_bytes(p->w->value.dtype),
+                          .own_inputs = before == NULL || before->p->x != p->x || before->p->offsets != p->offsets};
+    part->kernels = packed_kernels(p->w->value.dtype, &part->most);
+    if (!part->own_inputs) {
+        part->codes = before->codes;
+        part->scales = before->scales;
+        part->sums = before->sums;
+        goto out;
+    }
+    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * groups * HD_PACKED_GROUP), &codes, err));
+    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * groups) * sizeof(float), &scales, err));
+    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * groups) * sizeof(int32_t), &sums, err));
+    part->codes = codes;
+    part->scales = scales;
+    part->sums = sums;
+out:
+    return st;
+}
+
+hd_status hd_packed_products(hd_exec *ex, const hd_product *list, int n, hd_err *err)
+{
+    hd_status st = HD_OK;
+    void *tasks;
+    int64_t n_task = 0;
+    packed_call c = {.n_part = n};
+    for (int i = 0; i < n; i++) {
+        HD_TRY(make_part(ex, &list[i], i > 0 ? &c.parts[i - 1] : NULL, &c.parts[i], err));
+        n_task += list[i].offsets != NULL ? list[i].w->value.shape[0] : 1;
+    }
+    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)n_task * sizeof(packed_task), &tasks, err));
     if (ex->dry) { return HD_OK; }
-    c.codes = codes;
-    c.scales = scales;
-    c.sums = sums;
     c.tasks = tasks;
-    c.kernels = packed_kernels(c.dtype, &c.most);
-    make_tasks(&c, offsets, w);
-    int64_t used = c.n_task > 0 ? c.tasks[c.n_task - 1].row + c.tasks[c.n_task - 1].n_row : 0; /* rows behind the last offset are nobody's */
-    hd_parallel_for(used * x->shape[1] <= SERIAL_VALUES ? 1 : ex->n_threads, used, round_row, &c);
-    int workers = c.total_bytes <= SERIAL_BYTES && used <= FEW_ROWS ? 1 : ex->n_threads;
+    for (int i = 0; i < n; i++) {
+        packed_part *part = &c.parts[i];
+        part->first_row = c.n_row;
+        if (part->own_inputs) {
+            c.n_row += used_rows(&list[i]);
+            c.n_value += used_rows(&list[i]) * list[i].x->shape[1];
+        }
+        add_tasks(&c, part);
+    }
+    hd_parallel_for(c.n_value <= SERIAL_VALUES ? 1 : ex->n_threads, c.n_row, round_row, &c);
+    int workers = c.total_bytes <= SERIAL_BYTES && c.max_rows <= FEW_ROWS ? 1 : ex->n_threads;
     hd_parallel_for(workers, workers, run_items, &c);
 out:
     return st;

@@ -6,10 +6,9 @@
 
 #define HD_PACKED_PASTE(name, isa) name##_##isa
 #define HD_PACKED_EXPAND(name, isa) HD_PACKED_PASTE(name, isa)
-#define hd_packed_linear HD_PACKED_EXPAND(hd_packed_linear, HD_ISA)
+#define hd_packed_products HD_PACKED_EXPAND(hd_packed_products, HD_ISA)
 
-/* x (N, K), w (M, K) or (E, M, K) with offsets (E + 1), NULL without experts; y (N, M). */
-hd_status hd_packed_linear(hd_exec *ex, const hd_tensor *x, const hd_tensor *offsets, const hd_weight *w, hd_accum accum, const hd_tensor *y,
-                           hd_err *err) HD_CHECK_RESULT;
+/* A list as hd_products_fwd takes it, all weights with round_inputs. */
+hd_status hd_packed_products(hd_exec *ex, const hd_product *list, int n, hd_err *err) HD_CHECK_RESULT;
 
 #endif

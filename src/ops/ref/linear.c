@@ -209,3 +209,16 @@ hd_status hd_ref_ragged_linear_bwd_weight(hd_exec *ex, const hd_tensor *dy, cons
 {
     return hd_ref_grouped_linear_bwd_weight(ex, dy, x, offsets, w, err);
 }
+
+/* ---- lists ------------------------------------------------------------------------------------------------------------------ */
+
+hd_status hd_ref_products_fwd(hd_exec *ex, const hd_product *list, int n, hd_err *err)
+{
+    hd_status st = HD_OK;
+    for (int i = 0; i < n && st == HD_OK; i++) {
+        const hd_product *p = &list[i];
+        st = p->offsets != NULL ? hd_ref_grouped_linear_fwd(ex, p->x, p->offsets, p->w, p->y_accum, p->y, err)
+                                : hd_ref_linear_fwd(ex, p->x, p->w, p->y_accum, p->y, err);
+    }
+    return st;
+}
