@@ -305,14 +305,14 @@ static hd_gemm_form latent_query_form(const latent_job *job, const hd_weight *kv
 {
     return (hd_gemm_form){.a_dtype = job->q->dtype, .b_dtype = kv_b->value.dtype, .c_dtype = HD_DTYPE_F32,
                           .a_row = job->q->stride[0], .a_column = 1, .b_row = kv_b->value.stride[0], .b_column = 1,
-                          .c_row = job->spec->n_head * job->c, .accum = HD_SET};
+                          .accum = HD_SET};
 }
 
 static hd_gemm_form latent_value_form(const latent_job *job, const hd_weight *kv_b)
 {
     return (hd_gemm_form){.a_dtype = HD_DTYPE_F32, .b_dtype = kv_b->value.dtype, .c_dtype = job->o->dtype,
                           .a_row = job->spec->n_head * job->c, .a_column = 1, .b_row = 1, .b_column = kv_b->value.stride[0],
-                          .c_row = job->o->stride[0], .accum = HD_SET};
+                          .accum = HD_SET};
 }
 
 static hd_status latent_project(hd_exec *ex, const latent_job *job, const hd_weight *kv_b, bool values, hd_err *err)
@@ -331,6 +331,7 @@ static hd_status latent_project(hd_exec *ex, const latent_job *job, const hd_wei
         const void *w = hd_row(&kv_b->value, i * (n + v) + (values ? n : 0));
         void *context = job->context + i * job->c, *query = job->queries + i * job->c;
         batch.problems[i] = (hd_gemm_problem){.m = job->n_row, .n = limits.n_max, .k = k, .b = w,
+                                              .c_row = values ? job->o->stride[0] : h * job->c,
                                               .a = values ? context : hd_at(job->q, job->first_row * job->q->stride[0] + i * (n + job->r)),
                                               .c = values ? hd_at(job->o, job->first_row * job->o->stride[0] + i * v) : query};
     }
