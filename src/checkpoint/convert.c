@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "base/json.h"
+#include "base/parallel_for.h"
 #include "base/path.h"
 #include "base/sha256.h"
 #include "checkpoint/checkpoint.h"
@@ -32,6 +33,7 @@ typedef struct conversion {
     char *to, *partial;
     hd_folder folder;
     hd_source source;
+    hd_packer *packer;          /* when matrices are packed */
     hd_target target;
     hd_write_queue *queue;
     hd_file *lock;
@@ -52,6 +54,7 @@ static void read_options(const hd_config *config, hd_convert_options *o)
                  : hd_config_is(config, HD_KEY_save_dtype, "float16") ? HD_DTYPE_F16
                                                                       : HD_DTYPE_BF16,
         .scale_format = hd_config_is(config, HD_KEY_scale_fmt, "ue8m0") ? HD_SCALE_UE8M0 : HD_SCALE_F32,
+        .bits = hd_config_is(config, HD_KEY_quantization, "int8") ? 8 : hd_config_is(config, HD_KEY_quantization, "int4") ? 4 : 0,
         .keep_mtp = hd_config_bool(config, HD_KEY_enable_mtp),
         .max_shard_bytes = (int64_t)(hd_config_float(config, HD_KEY_max_shard_size_gb) * 1e9),
     };
@@ -64,7 +67,7 @@ static hd_status check_model(conversion *c, int64_t *n_layer, hd_err *err)
     hd_err why = {0};
     *n_layer = -1;
     hd_status st = hd_folder_dims(&c->folder, &dims, &why);
-    if (st == HD_E_UNSUPPORTED && c->options.keep_mtp) {
+    if (st == HD_E_UNSUPPORTED && c->options.keep_mtp && c->options.bits == 0) {
         hd_log(HD_LOG_WARN, "%s; its tensors are converted without checking that they are a whole model", why.msg);
         return HD_OK;
     }
@@ -374,7 +377,7 @@ static hd_status write_shards(conversion *c, hd_err *err)
         HD_TRY(shard_done(c, i, &done, err));
         if (done) { continue; }
         HD_TRY(shard_paths(c, i, &path, &final_path, err));
-        HD_TRY(hd_target_write_file(&c->target, i, &c->source, c->queue, path, final_path, (hd_target_hook){tick, c}, err));
+        HD_TRY(hd_target_write_file(&c->target, i, (hd_target_reader){&c->source, c->packer}, c->queue, path, final_path, (hd_target_hook){tick, c}, err));
         hd_free(path);
         hd_free(final_path);
         path = final_path = NULL;
@@ -461,10 +464,12 @@ static hd_status convert_from(void *arg, const char *path, int64_t step, hd_err 
     conversion *c = arg;
     int64_t n_layer, dropped = 0;
     HD_TRY(hd_folder_open(path, step, &c->folder, err));
+    c->options.from_packed = c->folder.packed_bits != 0;
     HD_TRY(check_model(c, &n_layer, err));
     HD_TRY(hd_convert_plan(&c->folder, &c->options, n_layer, &c->target, &dropped, err));
     HD_TRY(make_fingerprint(c, err));
     HD_TRY(hd_source_open(&c->folder, &c->source, err));
+    if (c->options.bits != 0) { HD_TRY(hd_packer_open(&c->folder, hd_default_threads(), &c->packer, err)); }
     HD_TRY(open_partial(c, err));
     HD_TRY(check_space(c, err));
     HD_TRY(write_shards(c, err));
@@ -474,6 +479,7 @@ static hd_status convert_from(void *arg, const char *path, int64_t step, hd_err 
 out:
     hd_io_abandon(&c->lock);
     hd_io_names_free(&c->side);
+    hd_packer_close(c->packer);
     hd_source_close(&c->source);
     hd_target_free(&c->target);
     hd_folder_close(&c->folder);

@@ -15,6 +15,8 @@ typedef struct hd_convert_options {
     bool to_f8;            /* matrices of attention, MLPs and experts as F8_E4M3 with block scales */
     hd_dtype dtype;        /* else: of every floating tensor but the router's bias; with to_f8 of what is not FP8 and was F32 or F16 */
     hd_scale_format scale_format;
+    int bits;              /* 8 or 4: matrices as blocks of integers (packing.h); all else is kept, FP8 as BF16; 0: no */
+    bool from_packed;      /* the folder is packed: its quantization_config goes, unless tensors are kept as they are */
     bool keep_mtp;         /* tensors of layers from num_hidden_layers on */
     int64_t max_shard_bytes;
 } hd_convert_options;

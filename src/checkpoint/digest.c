@@ -114,7 +114,7 @@ static hd_status read_stretch(hasher *h, const hd_source_tensor *t, int64_t at, 
 
 static hd_status hash_values(hasher *h, const hd_source_tensor *t, hd_digest *d, hd_sha256 *sha, hd_err *err)
 {
-    int64_t bytes = t->rows * t->columns * (int64_t)hd_dtype_bytes(t->dtype), stretch = BLOCKS_AT_ONCE * HD_DIGEST_BLOCK;
+    int64_t bytes = hd_source_bytes(t), stretch = BLOCKS_AT_ONCE * HD_DIGEST_BLOCK;
     char hex[HD_SHA256_HEX], *mark = d->marks;
     for (int64_t at = 0; at < bytes; at += stretch) {
         h->n = (size_t)(bytes - at < stretch ? bytes - at : stretch);
@@ -134,15 +134,13 @@ static hd_status hash_values(hasher *h, const hd_source_tensor *t, hd_digest *d,
     return HD_OK;
 }
 
-static int64_t bytes_of(const hd_source_tensor *t) { return t->rows * t->columns * (int64_t)hd_dtype_bytes(t->dtype); }
-
 static hd_status hash_tensor(hasher *h, const char *name, const hd_source_tensor *t, hd_digests *out, hd_err *err)
 {
     hd_status st;
     hd_digest *d;
     hd_sha256 sha;
     void *marks = NULL;
-    size_t n_block = (size_t)((bytes_of(t) + HD_DIGEST_BLOCK - 1) / HD_DIGEST_BLOCK);
+    size_t n_block = (size_t)((hd_source_bytes(t) + HD_DIGEST_BLOCK - 1) / HD_DIGEST_BLOCK);
     HD_TRY(add(out, name, &d, err));
     HD_TRY(hd_alloc(n_block * HD_DIGEST_MARK + 1, 1, "digests of blocks", &marks, err));
     d->marks = marks;
@@ -150,7 +148,7 @@ static hd_status hash_tensor(hasher *h, const char *name, const hd_source_tensor
     d->dtype = t->dtype;
     d->n_dim = t->n_dim;
     memcpy(d->shape, t->shape, sizeof d->shape);
-    out->bytes += bytes_of(t);
+    out->bytes += hd_source_bytes(t);
     begin_tensor(&sha, &h->fresh, d);
     HD_TRY(hash_values(h, t, d, &sha, err));
     hd_sha256_final(&sha, d->sha256);
@@ -173,9 +171,10 @@ hd_status hd_digests_make(hd_folder *folder, int n_threads, hd_digest_hook hook,
     HD_TRY(hd_source_open(folder, &h.source, err));
     HD_TRY(hd_alloc(BLOCKS_AT_ONCE, (size_t)HD_DIGEST_BLOCK, "values to hash", &stretch, err));
     h.stretch = stretch;
-    for (int64_t i = 0; i < list.n; i++) { h.total += bytes_of(&list.rows[i].source); }
+    for (int64_t i = 0; i < list.n; i++) { h.total += hd_source_bytes(&list.rows[i].source); }
     for (int64_t i = 0; i < list.n; i++) {
-        HD_TRY(hash_tensor(&h, list.rows[i].name, &list.rows[i].source, out, err));
+        hd_source_tensor stored = hd_listed_stored(folder, &list.rows[i]);
+        HD_TRY(hash_tensor(&h, list.rows[i].name, &stored, out, err));
         if (list.rows[i].source.scale_place < 0) { continue; }
         hd_source_tensor s = hd_listed_scales(folder, &list.rows[i], scales);
         HD_TRY(hash_tensor(&h, scales, &s, out, err));

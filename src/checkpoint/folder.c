@@ -13,6 +13,7 @@
 #include "checkpoint/hf_map.h"
 #include "checkpoint/layout.h"
 #include "checkpoint/names.h"
+#include "checkpoint/packing.h"
 
 enum {
     MAX_INDEX_BYTES = 32 << 20,
@@ -383,6 +384,19 @@ out:
     return st;
 }
 
+static hd_status read_packing(hd_folder *f, hd_err *err)
+{
+    hd_status st;
+    char *name = NULL;
+    if (f->config == NULL) { return HD_OK; }
+    HD_TRY(hd_path_join(f->path, config_name, &name, err));
+    HD_TRY(hd_packing_read(f->config, f->config_n, name, &f->packed_bits, err));
+    if (f->packed_bits != 0) { st = hd_folder_dims(f, &f->packed_dims, err); }
+out:
+    hd_free(name);
+    return st;
+}
+
 hd_status hd_folder_open(const char *path, int64_t step, hd_folder *out, hd_err *err)
 {
     hd_status st;
@@ -401,7 +415,8 @@ hd_status hd_folder_open(const char *path, int64_t step, hd_folder *out, hd_err 
     HD_TRY(hd_block_cache_open(&out->cache, err));
     HD_TRY(out->is_checkpoint ? open_checkpoint(out, step, err) : open_hf(out, err));
     HD_TRY(build_table(out, err));
-    st = read_config(out, err);
+    HD_TRY(read_config(out, err));
+    st = read_packing(out, err);
 out:
     hd_free(manifest);
     if (st != HD_OK) { hd_folder_close(out); }

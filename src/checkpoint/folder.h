@@ -38,6 +38,8 @@ typedef struct hd_folder {
     size_t table_mask;
     char *config; /* the text of config.json; NULL when there is none */
     size_t config_n;
+    int packed_bits;     /* 8 or 4: its matrices are packed as packing.h says; 0: they are not */
+    hd_dims packed_dims; /* of a packed folder: the model, which gives the shapes of matrices */
 } hd_folder;
 
 /* Opens all files and checks everything but the data of tensors.  Refused: a name that leaves the folder, links and special

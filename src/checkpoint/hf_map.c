@@ -165,6 +165,36 @@ int64_t hd_hf_layer_of(const char *name, const char **rest)
     return layer;
 }
 
+/* Whether a name is the pattern with a number in each hole. */
+static bool is_instance(const char *name, const char *pattern)
+{
+    while (*pattern != '\0') {
+        if (*pattern == '{') {
+            size_t digits = strspn(name, "0123456789");
+            if (digits == 0 || digits > 9) { return false; }
+            name += digits;
+            pattern += 3;
+        } else if (*name++ != *pattern++) {
+            return false;
+        }
+    }
+    return *name == '\0';
+}
+
+const hd_tensor_spec *hd_hf_spec_of(const char *name)
+{
+    int n;
+    const char *rest;
+    const hd_tensor_spec *table = hd_tensor_table(&n);
+    for (int i = 0; i < n; i++) {
+        if (is_instance(name, table[i].hf_name)) { return &table[i]; }
+    }
+    for (int c = 0; c < N_COPIES && hd_hf_layer_of(name, &rest) >= 0; c++) {
+        if (strcmp(rest, copies[c].suffix) == 0) { return hd_hf_spec_of(copies[c].source); }
+    }
+    return NULL;
+}
+
 bool hd_hf_is_copy(int64_t n_layer, const char *name)
 {
     const char *rest = NULL;

@@ -42,6 +42,9 @@ bool hd_param_has_master(const hd_param *param);
 /* The layer number in "model.layers.<i>.<rest>", -1 when the name has another form; *rest may be NULL. */
 int64_t hd_hf_layer_of(const char *name, const char **rest);
 
+/* The row of the tensor table that a name belongs to (any layer, any expert), of a stored copy that of what it copies; NULL: none. */
+const hd_tensor_spec *hd_hf_spec_of(const char *name);
+
 /* Whether a name is that of a stored copy in an MTP module, whose layers begin at n_layer. */
 bool hd_hf_is_copy(int64_t n_layer, const char *name);
 

@@ -113,7 +113,7 @@ static void print_group(const group *g)
     (void)snprintf(name, sizeof name, "%s%s%s%.*s%s%s", g->layer[0] >= 0 ? "model.layers." : "", layer, g->layer[0] >= 0 ? "." : "", head,
                    g->pattern, expert, star != NULL ? star + 1 : "");
     hd_st_describe(g->example->dtype, g->example->n_dim, g->example->shape, form);
-    double bytes = (double)g->n * (double)(g->example->rows * g->example->columns) * (double)hd_dtype_bytes(g->example->dtype);
+    double bytes = (double)g->n * (double)hd_source_bytes(g->example);
     hd_log(HD_LOG_RESULT, "%-72s %-24s x %-7" PRId64 " %10.3f MB%s", name, form, g->n, bytes / 1e6,
            g->example->scale_place >= 0 ? "  with block scales" : "");
 }
@@ -136,7 +136,7 @@ static hd_status print_matches(const hd_listing *list, const hd_folder *f, const
         const hd_source_tensor *t = &list->rows[i].source;
         if (regexec(&re, list->rows[i].name, 0, NULL, 0) != 0) { continue; }
         hd_log(HD_LOG_RESULT, "%-72s %-24s %14" PRId64 " bytes  %s", list->rows[i].name, hd_st_describe(t->dtype, t->n_dim, t->shape, form),
-               t->rows * t->columns * (int64_t)hd_dtype_bytes(t->dtype), f->files[f->places[t->place].file].name);
+               hd_source_bytes(t), f->files[f->places[t->place].file].name);
         n++;
     }
     regfree(&re);

@@ -10,6 +10,9 @@
 #include "base/path.h"
 #include "checkpoint/hf_map.h"
 #include "checkpoint/layout.h"
+#include "checkpoint/packing.h"
+
+static const char f8_suffix[] = "_scale_inv";
 
 void hd_listing_free(hd_listing *l)
 {
@@ -113,14 +116,16 @@ static bool is_state(const hd_folder *f, int64_t place)
 /* Scales belong to their matrix: they are listed with it. */
 static bool is_scale_of_matrix(const hd_folder *f, const char *name)
 {
-    static const char end[] = "_scale_inv";
+    bool packed = hd_text_ends_with(name, HD_PACKED_SCALE_SUFFIX), f8 = hd_text_ends_with(name, f8_suffix);
+    size_t n = strlen(name) - (packed ? sizeof HD_PACKED_SCALE_SUFFIX : sizeof f8_suffix) + 1;
     char matrix[HD_HF_NAME_MAX];
-    size_t n = strlen(name);
-    if (!hd_text_ends_with(name, end) || n - (sizeof end - 1) >= sizeof matrix) { return false; }
-    memcpy(matrix, name, n - (sizeof end - 1));
-    matrix[n - (sizeof end - 1)] = '\0';
-    int64_t place = hd_folder_find(f, matrix);
-    return place >= 0 && hd_folder_info(f, place).dtype == HD_DTYPE_F8_E4M3;
+    if ((!packed && !f8) || n >= sizeof matrix) { return false; }
+    memcpy(matrix, name, n);
+    matrix[n] = '\0';
+    int64_t place = hd_folder_find(f, matrix), shape[2];
+    if (place < 0) { return false; }
+    if (f8) { return hd_folder_info(f, place).dtype == HD_DTYPE_F8_E4M3; }
+    return f->packed_bits != 0 && hd_folder_info(f, place).dtype == HD_DTYPE_U8 && hd_packing_shape(&f->packed_dims, matrix, shape);
 }
 
 /* The master copy of a training checkpoint where there is one. */
@@ -176,8 +181,13 @@ hd_status hd_listing_make(const hd_folder *folder, int64_t end_layer, bool maste
     return HD_OK;
 }
 
+hd_source_tensor hd_listed_stored(const hd_folder *folder, const hd_listed *row)
+{
+    return hd_source_is_packed(&row->source) ? hd_source_stored(folder, row->source.place) : row->source;
+}
+
 hd_source_tensor hd_listed_scales(const hd_folder *folder, const hd_listed *row, char *name)
 {
-    (void)snprintf(name, HD_HF_NAME_MAX + 16, "%s_scale_inv", row->name);
+    (void)snprintf(name, HD_HF_NAME_MAX + 16, "%s%s", row->name, hd_source_is_packed(&row->source) ? HD_PACKED_SCALE_SUFFIX : f8_suffix);
     return hd_source_stored(folder, row->source.scale_place);
 }

@@ -1,5 +1,5 @@
 /* All tensors of a folder under their HuggingFace names, in one order for every folder of a model: what convert, inspect, diff and
- * verify walk over.  Experts of a fused tensor are listed one by one; block scales come with their matrix (source.scale_place);
+ * verify walk over.  Experts of a fused tensor are listed one by one; scales of FP8 and packed matrices come with them (source.scale_place);
  * optimizer state and tables of old files that nothing reads are left out. */
 #ifndef HD_CHECKPOINT_LISTING_H
 #define HD_CHECKPOINT_LISTING_H
@@ -32,7 +32,11 @@ void hd_listing_free(hd_listing *listing); /* accepts a zeroed one */
 /* The order of the rows: < 0, 0, > 0. */
 int hd_listing_compare(const char *a, const char *b);
 
-/* Block scales of a listed matrix, as a tensor of their own: "<name>_scale_inv" into name, which holds HD_HF_NAME_MAX + 16 bytes. */
+/* A listed tensor in the form in which it is stored: of a packed matrix its blocks. */
+hd_source_tensor hd_listed_stored(const hd_folder *folder, const hd_listed *row);
+
+/* Scales of a listed matrix, as a tensor of their own: "<name>_scale_inv" (packed: "<name>_scale") into name, which holds HD_HF_NAME_MAX + 16
+ * bytes. */
 hd_source_tensor hd_listed_scales(const hd_folder *folder, const hd_listed *row, char *name);
 
 #endif

@@ -82,7 +82,7 @@ static load_item *add_item(load *l, const hd_source_tensor *t)
     load_item *item = &l->items[l->n_item++];
     *item = (load_item){.source = *t,
                         .file = l->folder->places[t->place].file,
-                        .offset = hd_folder_info(l->folder, t->place).offset + t->first * (int64_t)hd_dtype_bytes(t->dtype),
+                        .offset = hd_folder_info(l->folder, t->place).offset + hd_dtype_run_bytes(t->dtype, t->first),
                         .original = -1};
     return item;
 }
@@ -121,14 +121,16 @@ static hd_status match_copy(load *l, const hd_hf_ref *ref, hd_err *err)
 {
     hd_status st;
     char name[HD_HF_NAME_MAX], original[HD_HF_NAME_MAX];
+    hd_source_tensor copy;
     hd_hf_ref source = {.param = ref->param, .expert = -1, .layer = -1, .role = HD_HF_WEIGHT};
     HD_TRY(hd_hf_name(l->model, ref, name, err));
     HD_TRY(hd_hf_name(l->model, &source, original, err));
-    int64_t place = hd_folder_find(l->folder, name);
-    if (place < 0) { goto out; }
-    l->wanted[place] = 1;
+    HD_TRY(hd_source_find(l->folder, name, &copy, err));
+    if (copy.place < 0) { goto out; }
+    l->wanted[copy.place] = 1;
+    if (copy.scale_place >= 0) { l->wanted[copy.scale_place] = 1; }
     if (l->folder->is_checkpoint) { goto out; } /* written by us, covered by its checksums */
-    hd_source_tensor copy = hd_source_stored(l->folder, place);
+    copy = hd_source_stored(l->folder, copy.place);
     add_item(l, &copy)->original = hd_folder_find(l->folder, original);
 out:
     return st;

@@ -63,15 +63,18 @@ typedef struct hd_st_desc {
     int n_dim;
     int64_t shape[HD_ST_MAX_DIMS];
     int64_t begin, end; /* in the data, set by hd_st_place */
+    int64_t rank;       /* above 0: stands before all tensors of another or no rank */
+    bool with_last;     /* stays in the file of the tensor before it */
 } hd_st_desc;
 
-/* The order of tensors in a file: descending dtype rank, then name; < 0, 0, > 0. */
+/* The order of tensors in a file: those with a rank by it, then by descending size of the dtype as the reference implementation ranks
+ * them, then by name; < 0, 0, > 0. */
 int hd_st_compare(const hd_st_desc *a, const hd_st_desc *b);
 
 /* Gives a tensor its offsets behind *at, which moves on.  HD_E_INVALID when sizes overflow. */
 hd_status hd_st_place(hd_st_desc *t, int64_t *at, hd_err *err) HD_CHECK_RESULT;
 
-/* The file's first 8 + N bytes, N padded with spaces to a multiple of 8: begin, each tensor in the order of the data, end. */
+/* The file's first 8 + N bytes, padded with spaces to a multiple of 64, so that mapped tensors begin where their sizes let them: begin, each tensor in the order of the data, end. */
 void hd_st_header_begin(hd_buf *header);
 void hd_st_header_tensor(hd_buf *header, const hd_st_desc *t);
 hd_status hd_st_header_end(hd_buf *header, hd_err *err) HD_CHECK_RESULT;

@@ -6,7 +6,7 @@
 #include "base/checked.h"
 #include "checkpoint/safetensors.h"
 
-enum { PREFIX_BYTES = 8, DATA_ALIGNMENT = 8 };
+enum { PREFIX_BYTES = 8, DATA_ALIGNMENT = 64 };
 
 /* The rank of a dtype in the reference implementation's enumeration. */
 static const int dtype_rank[HD_DTYPE_COUNT] = {
@@ -16,6 +16,7 @@ static const int dtype_rank[HD_DTYPE_COUNT] = {
 
 int hd_st_compare(const hd_st_desc *a, const hd_st_desc *b)
 {
+    if (a->rank != b->rank) { return b->rank == 0 || (a->rank != 0 && a->rank < b->rank) ? -1 : 1; }
     int rank_a = dtype_rank[a->dtype], rank_b = dtype_rank[b->dtype];
     return rank_a != rank_b ? (rank_a > rank_b ? -1 : 1) : strcmp(a->name, b->name);
 }

@@ -70,7 +70,7 @@ hd_status hd_shards_cut(hd_shards *s, int64_t first, int64_t end, int64_t max_sh
             st = HD_FAIL(err, HD_E_INVALID, "tensor %s: more than 2^63 - 1 bytes", d->name);
             goto out;
         }
-        if (f == NULL || (held > 0 && bytes > max_shard - held)) {
+        if (f == NULL || (held > 0 && bytes > max_shard - held && !d->with_last)) {
             HD_TRY(add_file(s, &f, err));
             f->first = i;
             held = 0;

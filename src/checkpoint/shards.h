@@ -31,7 +31,7 @@ void hd_shards_free(hd_shards *s); /* accepts a zeroed one; the rows are the cal
 
 const hd_st_desc *hd_shards_desc(const hd_shards *s, int64_t row);
 
-/* Cuts rows [first, end) into files of at most max_shard bytes of data (one tensor at least): "<stem>.safetensors" or
+/* Cuts rows [first, end) into files of at most max_shard bytes of data (one tensor at least, and those that stay with it): "<stem>.safetensors" or
  * "<stem>-00001-of-00002.safetensors".  Inside a file the rows are put into safetensors' order; offsets and headers are filled in. */
 hd_status hd_shards_cut(hd_shards *s, int64_t first, int64_t end, int64_t max_shard, const char *stem, hd_err *err) HD_CHECK_RESULT;
 

@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "checkpoint/hf_map.h"
+#include "checkpoint/packing.h"
 #include "tensor/convert.h"
 
 enum { SCALES_AT_ONCE = 512 }; /* of one row of blocks */
@@ -28,7 +29,7 @@ void hd_source_close(hd_source *source)
 
 bool hd_source_is_float(const hd_source_tensor *t)
 {
-    return hd_dtype_is_float(t->dtype) || (t->dtype == HD_DTYPE_F8_E4M3 && t->scale_place >= 0);
+    return hd_dtype_is_float(t->dtype) || (t->dtype == HD_DTYPE_F8_E4M3 && t->scale_place >= 0) || hd_source_is_packed(t);
 }
 
 /* ---- finding ------------------------------------------------------------------------------------------------------- */
@@ -74,6 +75,33 @@ static hd_status find_scales(const hd_folder *f, const char *name, hd_source_ten
                        "): one scale per block of %d x %d", hd_st_path(hd_folder_reader(f, t->scale_place)), scale,
                        hd_st_describe(info.dtype, info.n_dim, info.shape, found), want[0], want[1], HD_F8_BLOCK, HD_F8_BLOCK);
     }
+    return HD_OK;
+}
+
+/* U8 blocks of a matrix of the model become I8 or I4 of the shape that the model has. */
+static hd_status find_packed(const hd_folder *f, const char *name, const int64_t shape[2], hd_source_tensor *t, hd_err *err)
+{
+    char scale[HD_HF_NAME_MAX + 16], found[HD_ST_TEXT];
+    const char *path = hd_st_path(hd_folder_reader(f, t->place));
+    int64_t want[3] = {hd_packed_rows(shape[0]) / HD_PACKED_ROWS, shape[1] / HD_PACKED_GROUP, HD_PACKED_ROWS};
+    bool i4 = t->n_dim == 3 && t->shape[2] == hd_packed_block_bytes(HD_DTYPE_I4), i8 = t->n_dim == 3 && t->shape[2] == hd_packed_block_bytes(HD_DTYPE_I8);
+    if (shape[1] % HD_PACKED_GROUP != 0 || !(i4 || i8) || t->shape[0] != want[0] || t->shape[1] != want[1]) {
+        return HD_FAIL(err, HD_E_CORRUPT, "%s: tensor %s is %s, want U8 (%" PRId64 ", %" PRId64 ", 1024 or 512): blocks of a matrix (%" PRId64
+                       ", %" PRId64 ")", path, name, hd_st_describe(t->dtype, t->n_dim, t->shape, found), want[0], want[1], shape[0], shape[1]);
+    }
+    (void)snprintf(scale, sizeof scale, "%s" HD_PACKED_SCALE_SUFFIX, name);
+    t->scale_place = hd_folder_find(f, scale);
+    if (t->scale_place < 0) {
+        return HD_FAIL(err, HD_E_CORRUPT, "%s: tensor %s is packed and its scales, %s, are missing", path, name, scale);
+    }
+    hd_st_info info = hd_folder_info(f, t->scale_place);
+    if (info.dtype != HD_DTYPE_BF16 || info.n_dim != 3 || memcmp(info.shape, want, sizeof want) != 0) {
+        return HD_FAIL(err, HD_E_CORRUPT, "%s: tensor %s is %s, want BF16 (%" PRId64 ", %" PRId64 ", %" PRId64 ")",
+                       hd_st_path(hd_folder_reader(f, t->scale_place)), scale, hd_st_describe(info.dtype, info.n_dim, info.shape, found), want[0],
+                       want[1], want[2]);
+    }
+    t->dtype = i4 ? HD_DTYPE_I4 : HD_DTYPE_I8;
+    set_shape(t, 2, shape);
     return HD_OK;
 }
 
@@ -127,7 +155,10 @@ hd_status hd_source_find(const hd_folder *folder, const char *name, hd_source_te
     int64_t place = hd_folder_find(folder, name);
     *out = (hd_source_tensor){.place = -1, .scale_place = -1};
     if (place < 0) { return find_fused(folder, name, out, err); }
+    int64_t shape[2];
     *out = hd_source_stored(folder, place);
+    bool packed = folder->packed_bits != 0 && out->dtype == HD_DTYPE_U8 && hd_packing_shape(&folder->packed_dims, name, shape);
+    if (packed) { return find_packed(folder, name, shape, out, err); }
     return out->dtype == HD_DTYPE_F8_E4M3 ? find_scales(folder, name, out, err) : HD_OK;
 }
 
@@ -153,7 +184,10 @@ bool hd_rect_next(const hd_source_tensor *t, int64_t max_elements, hd_rect *rect
 
 static hd_status read_bytes(hd_source *s, int64_t place, int64_t at, size_t n, void *out, hd_err *err)
 {
-    return hd_st_read(hd_folder_reader(s->folder, place), s->folder->places[place].entry, at, n, out, err);
+    if (s->lock != NULL) { pthread_mutex_lock(s->lock); }
+    hd_status st = hd_st_read(hd_folder_reader(s->folder, place), s->folder->places[place].entry, at, n, out, err);
+    if (s->lock != NULL) { pthread_mutex_unlock(s->lock); }
+    return st;
 }
 
 /* Stored elements of a rectangle, contiguous. */
@@ -217,14 +251,77 @@ static hd_status read_piece(hd_source *s, const hd_source_tensor *t, hd_rect pie
     return HD_OK;
 }
 
+/* ---- packed matrices ------------------------------------------------------------------------------------------------- */
+
+enum { PACKED_AT_ONCE = 256 }; /* blocks of a block row */
+
+/* The part of a rectangle that lies in one block. */
+static void unpack_part(const hd_source_tensor *t, const unsigned char *block, const uint16_t *scales, hd_rect rect, int64_t block_row,
+                        int64_t block_column, hd_dtype to, unsigned char *out)
+{
+    float values[HD_PACKED_ROWS * HD_PACKED_GROUP];
+    int64_t size = (int64_t)hd_dtype_bytes(to), row = block_row * HD_PACKED_ROWS, column = block_column * HD_PACKED_GROUP;
+    int64_t r0 = rect.row > row ? rect.row : row, c0 = rect.column > column ? rect.column : column;
+    int64_t r1 = rect.row + rect.n_row, c1 = rect.column + rect.n_column;
+    hd_unpack_block(t->dtype, block, scales, values, HD_PACKED_GROUP);
+    if (r1 > row + HD_PACKED_ROWS) { r1 = row + HD_PACKED_ROWS; }
+    if (c1 > column + HD_PACKED_GROUP) { c1 = column + HD_PACKED_GROUP; }
+    for (int64_t r = r0; r < r1; r++) {
+        unsigned char *at = out + ((r - rect.row) * rect.n_column + c0 - rect.column) * size;
+        hd_convert(HD_DTYPE_F32, values + (r - row) * HD_PACKED_GROUP + c0 - column, c1 - c0, to, at);
+    }
+}
+
+static bool all_finite(const uint16_t *scales, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        if ((scales[i] & 0x7F80) == 0x7F80) { return false; }
+    }
+    return true;
+}
+
+/* Blocks first .. first + n of a block row. */
+static hd_status read_blocks(hd_source *s, const hd_source_tensor *t, int64_t block_row, int64_t first, int64_t n, uint16_t *scales, hd_err *err)
+{
+    hd_status st;
+    int64_t at = block_row * (t->columns / HD_PACKED_GROUP) + first, bytes = hd_packed_block_bytes(t->dtype), scale_bytes = 2 * HD_PACKED_ROWS;
+    HD_TRY(read_bytes(s, t->place, at * bytes, (size_t)(n * bytes), s->stage, err));
+    HD_TRY(read_bytes(s, t->scale_place, at * scale_bytes, (size_t)(n * scale_bytes), scales, err));
+    if (!all_finite(scales, n * HD_PACKED_ROWS)) {
+        st = HD_FAIL(err, HD_E_CORRUPT, "%s: tensor %s holds a scale that is not finite", hd_st_path(hd_folder_reader(s->folder, t->scale_place)),
+                     hd_folder_info(s->folder, t->scale_place).name);
+    }
+out:
+    return st;
+}
+
+static hd_status read_packed(hd_source *s, const hd_source_tensor *t, hd_rect rect, hd_dtype to, unsigned char *out, hd_err *err)
+{
+    uint16_t scales[PACKED_AT_ONCE * HD_PACKED_ROWS];
+    int64_t end_row = rect.row + rect.n_row, end = (rect.column + rect.n_column + HD_PACKED_GROUP - 1) / HD_PACKED_GROUP;
+    for (int64_t br = rect.row / HD_PACKED_ROWS; br * HD_PACKED_ROWS < end_row; br++) {
+        for (int64_t first = rect.column / HD_PACKED_GROUP, n; first < end; first += n) {
+            n = end - first < PACKED_AT_ONCE ? end - first : PACKED_AT_ONCE;
+            hd_status st = read_blocks(s, t, br, first, n, scales, err);
+            if (st != HD_OK) { return st; }
+            for (int64_t b = 0; b < n; b++) {
+                unpack_part(t, s->stage + b * hd_packed_block_bytes(t->dtype), scales + b * HD_PACKED_ROWS, rect, br, first + b, to, out);
+            }
+        }
+    }
+    return HD_OK;
+}
+
 hd_status hd_source_read(hd_source *source, const hd_source_tensor *t, hd_rect rect, hd_dtype to, void *out, hd_err *err)
 {
-    int64_t size = (int64_t)hd_dtype_bytes(t->dtype), most = HD_SOURCE_STAGE / size;
-    if (to == t->dtype) { return read_stored(source, t, rect, out, err); }
+    bool packed = hd_source_is_packed(t);
+    if (to == t->dtype && !packed) { return read_stored(source, t, rect, out, err); }
     if (!hd_source_is_float(t) || !hd_dtype_is_float(to)) {
         return HD_FAIL(err, HD_E_INVALID, "tensor %s: %s cannot be read as %s", hd_folder_info(source->folder, t->place).name,
                        hd_dtype_name(t->dtype), hd_dtype_name(to));
     }
+    if (packed) { return read_packed(source, t, rect, to, out, err); }
+    int64_t most = HD_SOURCE_STAGE / (int64_t)hd_dtype_bytes(t->dtype);
     for (int64_t r = 0, n_row; r < rect.n_row; r += n_row) {
         int64_t fit = rect.n_column > 0 && rect.n_column <= most ? most / rect.n_column : 1;
         int64_t in_block = HD_F8_BLOCK - (rect.row + r) % HD_F8_BLOCK;

@@ -9,6 +9,7 @@
 
 #include "base/alloc.h"
 #include "base/checked.h"
+#include "checkpoint/packing.h"
 #include "tensor/convert.h"
 
 /* ---- lists --------------------------------------------------------------------------------------------------------- */
@@ -74,6 +75,51 @@ hd_status hd_target_add_whole(hd_target *t, const char *name, hd_dtype dtype, hd
     return st == HD_OK ? hd_target_add_piece(t, &piece, err) : st;
 }
 
+#define ODD_RANK (INT64_C(1) << 40)
+
+/* One of the two tensors of a packed matrix: U8 blocks or BF16 scales, both (rows, across, last). */
+static hd_status add_half(hd_target *t, const char *name, hd_dtype stored, const int64_t shape[3], hd_target_rule rule,
+                          const hd_source_tensor *source, hd_err *err)
+{
+    hd_target_piece piece = {.source = *source, .row_stride = 1, .column_stride = 1};
+    if (rule == HD_TARGET_VALUES) {
+        piece.source.rows *= piece.source.columns;
+        piece.source.columns = 1;
+    }
+    hd_status st = hd_target_add(t, name, stored, 3, shape, rule, 1, err);
+    if (st != HD_OK) { return st; }
+    hd_st_desc *desc = &t->tensors[t->n_tensor - 1].desc;
+    bool odd = shape[0] % 2 == 1 && shape[1] % 2 == 1; /* of an odd number of blocks: scales end between two multiples of 64 */
+    desc->rank = ++t->n_packed + (odd ? ODD_RANK : 0);
+    desc->with_last = t->n_packed % 2 == 0;
+    return hd_target_add_piece(t, &piece, err);
+}
+
+hd_status hd_target_add_packed(hd_target *t, const hd_folder *folder, const char *name, hd_dtype dtype, const hd_source_tensor *source,
+                               hd_err *err)
+{
+    hd_status st;
+    hd_buf scale_name = {0};
+    bool stored = source->dtype == dtype && hd_source_is_packed(source);
+    int64_t blocks[3] = {hd_packed_rows(source->rows) / HD_PACKED_ROWS, source->columns / HD_PACKED_GROUP, hd_packed_block_bytes(dtype)};
+    int64_t scales[3] = {blocks[0], blocks[1], HD_PACKED_ROWS};
+    hd_source_tensor stored_blocks, stored_scales;
+    const hd_source_tensor *block_source = source, *scale_source = source;
+    if (stored) {
+        stored_blocks = hd_source_stored(folder, source->place);
+        stored_scales = hd_source_stored(folder, source->scale_place);
+        block_source = &stored_blocks;
+        scale_source = &stored_scales;
+    }
+    hd_buf_printf(&scale_name, "%s" HD_PACKED_SCALE_SUFFIX, name);
+    HD_TRY(hd_buf_check(&scale_name, err));
+    HD_TRY(add_half(t, name, HD_DTYPE_U8, blocks, stored ? HD_TARGET_VALUES : HD_TARGET_BLOCKS, block_source, err));
+    st = add_half(t, hd_buf_text(&scale_name), HD_DTYPE_BF16, scales, stored ? HD_TARGET_VALUES : HD_TARGET_BLOCK_SCALES, scale_source, err);
+out:
+    hd_buf_free(&scale_name);
+    return st;
+}
+
 hd_status hd_target_cut(hd_target *t, int64_t max_shard, const char *stem, hd_err *err)
 {
     for (int64_t i = 0; i < t->n_tensor; i++) { t->tensors[i].desc.name = t->names.data + t->tensors[i].desc.begin; }
@@ -113,6 +159,7 @@ float hd_f8_block_scale(const float *values, int64_t stride, int64_t n_row, int6
 typedef struct writer {
     const hd_target *target;
     hd_source *source;
+    hd_packer *packer;
     hd_write_queue *queue;
     hd_target_hook hook;
     hd_file *file;
@@ -268,9 +315,57 @@ static int64_t window_elements(const hd_target_tensor *t, size_t buffer_bytes)
     return grain > most ? 0 : most / grain * grain;
 }
 
+/* n bytes for [at, at + n) of a tensor. */
+static hd_status put(writer *w, const hd_target_tensor *t, unsigned char *buffer, int64_t at, int64_t n, hd_err *err)
+{
+    return hd_write_queue_put(w->queue, w->file, buffer, (size_t)n, w->data_at + t->desc.begin + at, err);
+}
+
+/* Block rows [first, first + n) and their scales: two windows. */
+static hd_status write_block_rows(writer *w, const hd_target_tensor *t, int64_t first, int64_t n, hd_err *err)
+{
+    const hd_source_tensor *source = &w->target->pieces[t->first_piece].source;
+    hd_dtype dtype = t->desc.shape[2] == hd_packed_block_bytes(HD_DTYPE_I4) ? HD_DTYPE_I4 : HD_DTYPE_I8;
+    int64_t across = t->desc.shape[1], block_bytes = across * t->desc.shape[2], scale_bytes = across * 2 * HD_PACKED_ROWS;
+    unsigned char *blocks = NULL, *scales = NULL;
+    hd_status st = hd_write_queue_take(w->queue, &blocks, err);
+    if (st == HD_OK) { st = hd_write_queue_take(w->queue, &scales, err); }
+    if (st == HD_OK) { st = hd_packer_run(w->packer, source, dtype, first, n, blocks, (uint16_t *)(void *)scales, err); }
+    if (st != HD_OK) {
+        hd_write_queue_drop(w->queue, blocks);
+        hd_write_queue_drop(w->queue, scales);
+        return st;
+    }
+    st = put(w, t, blocks, first * block_bytes, n * block_bytes, err);
+    if (st == HD_OK) {
+        st = put(w, t + 1, scales, first * scale_bytes, n * scale_bytes, err);
+    } else {
+        hd_write_queue_drop(w->queue, scales);
+    }
+    return st;
+}
+
+static hd_status write_blocks(writer *w, const hd_target_tensor *t, hd_err *err)
+{
+    hd_status st = HD_OK;
+    int64_t window = (int64_t)hd_write_queue_buffer_bytes(w->queue) / (t->desc.shape[1] * t->desc.shape[2]), rows = t->desc.shape[0];
+    assert(t[1].rule == HD_TARGET_BLOCK_SCALES);
+    if (window == 0) {
+        return HD_FAIL(err, HD_E_UNSUPPORTED, "tensor %s: one row of its blocks does not fit a window of %zu bytes", t->desc.name,
+                       hd_write_queue_buffer_bytes(w->queue));
+    }
+    for (int64_t first = 0; first < rows && st == HD_OK; first += window) {
+        st = write_block_rows(w, t, first, rows - first < window ? rows - first : window, err);
+        if (st == HD_OK && w->hook.call != NULL) { st = w->hook.call(w->hook.arg, err); }
+    }
+    return st;
+}
+
 static hd_status write_tensor(writer *w, const hd_target_tensor *t, hd_err *err)
 {
     hd_status st = HD_OK;
+    if (t->rule == HD_TARGET_BLOCKS) { return write_blocks(w, t, err); }
+    if (t->rule == HD_TARGET_BLOCK_SCALES) { return HD_OK; }
     int64_t size = (int64_t)hd_dtype_bytes(t->desc.dtype), n = (t->desc.end - t->desc.begin) / size;
     int64_t window = n > 0 ? window_elements(t, hd_write_queue_buffer_bytes(w->queue)) : 1;
     if (window == 0) {
@@ -287,7 +382,7 @@ static hd_status write_tensor(writer *w, const hd_target_tensor *t, hd_err *err)
             hd_write_queue_drop(w->queue, buffer);
             return st;
         }
-        st = hd_write_queue_put(w->queue, w->file, buffer, (size_t)((end - begin) * size), w->data_at + t->desc.begin + begin * size, err);
+        st = put(w, t, buffer, begin * size, (end - begin) * size, err);
         if (st == HD_OK && w->hook.call != NULL) { st = w->hook.call(w->hook.arg, err); }
     }
     return st;
@@ -308,12 +403,12 @@ static hd_status write_head(writer *w, const hd_buf *head, hd_err *err)
     return HD_OK;
 }
 
-hd_status hd_target_write_file(const hd_target *t, int64_t file, hd_source *source, hd_write_queue *queue, const char *path,
+hd_status hd_target_write_file(const hd_target *t, int64_t file, hd_target_reader reader, hd_write_queue *queue, const char *path,
                                const char *final_path, hd_target_hook hook, hd_err *err)
 {
     hd_status st;
     const hd_shard_file *f = &t->shards.files[file];
-    writer w = {.target = t, .source = source, .queue = queue, .hook = hook, .data_at = (int64_t)f->head.n};
+    writer w = {.target = t, .source = reader.source, .packer = reader.packer, .queue = queue, .hook = hook, .data_at = (int64_t)f->head.n};
     HD_TRY(hd_io_create(path, HD_IO_TRUNCATE, &w.file, err));
     HD_TRY(write_head(&w, &f->head, err));
     for (int64_t i = 0; i < f->n; i++) { HD_TRY(write_tensor(&w, &t->tensors[f->first + i], err)); }

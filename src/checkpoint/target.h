@@ -9,6 +9,7 @@
 
 #include <stdint.h>
 
+#include "checkpoint/packer.h"
 #include "checkpoint/shards.h"
 #include "checkpoint/source.h"
 #include "checkpoint/write_queue.h"
@@ -25,7 +26,9 @@ typedef struct hd_target_piece {
 typedef enum hd_target_rule {
     HD_TARGET_VALUES,    /* values in the target's dtype, or stored bits when source and target have the same */
     HD_TARGET_F8_CODES,  /* one piece, row-major: F8_E4M3 codes of value / scale */
-    HD_TARGET_F8_SCALES  /* the F32 scales of that, one per block */
+    HD_TARGET_F8_SCALES, /* the F32 scales of that, one per block */
+    HD_TARGET_BLOCKS,    /* one piece, a matrix, as I8 or I4 blocks (tensor/packed.h); the next tensor, of its file, is that of the scales */
+    HD_TARGET_BLOCK_SCALES /* written with the blocks */
 } hd_target_rule;
 
 typedef struct hd_target_tensor {
@@ -49,6 +52,7 @@ typedef struct hd_target {
     hd_buf names;      /* desc.name points into it once hd_target_cut has run; before, desc.begin is the offset */
     hd_shards shards;
     hd_scale_format scale_format;
+    int64_t n_packed;  /* matrices added with their scales so far: they stand in front of their file */
 } hd_target;
 
 void hd_target_free(hd_target *t); /* accepts a zeroed one */
@@ -62,6 +66,12 @@ hd_status hd_target_add_piece(hd_target *t, const hd_target_piece *piece, hd_err
 hd_status hd_target_add_whole(hd_target *t, const char *name, hd_dtype dtype, hd_target_rule rule, const hd_source_tensor *source,
                               hd_err *err) HD_CHECK_RESULT;
 
+/* A matrix in blocks and its scales (packing.h): made from values, or, where the source is packed so, as they are.  These tensors come
+ * first in their file, in the order added, blocks and scales side by side; those of an odd number of blocks, behind which nothing is
+ * at a multiple of 64 bytes, after the others. */
+hd_status hd_target_add_packed(hd_target *t, const hd_folder *folder, const char *name, hd_dtype dtype, const hd_source_tensor *source,
+                               hd_err *err) HD_CHECK_RESULT;
+
 /* All tensors into files, in the order they were added. */
 hd_status hd_target_cut(hd_target *t, int64_t max_shard, const char *stem, hd_err *err) HD_CHECK_RESULT;
 
@@ -71,9 +81,15 @@ typedef struct hd_target_hook {
     void *arg;
 } hd_target_hook;
 
+/* What a conversion reads with: the source, and of targets with blocks the packer, of one folder. */
+typedef struct hd_target_reader {
+    hd_source *source;
+    hd_packer *packer;
+} hd_target_reader;
+
 /* Writes shards.files[file], whose descriptor the queue owns from here on, and asks the queue to make it durable as final_path.
- * HD_E_INVALID for a value that the target's dtype cannot hold (F16 beyond 65504, infinities in FP8), naming the tensor. */
-hd_status hd_target_write_file(const hd_target *t, int64_t file, hd_source *source, hd_write_queue *queue, const char *path,
+ * HD_E_INVALID for a value that the target's dtype cannot hold (F16 beyond 65504, infinities in FP8, what is not finite in blocks), naming the tensor. */
+hd_status hd_target_write_file(const hd_target *t, int64_t file, hd_target_reader reader, hd_write_queue *queue, const char *path,
                                const char *final_path, hd_target_hook hook, hd_err *err) HD_CHECK_RESULT;
 
 /* The scale of a block of values (rows of n_column, `stride` apart): see hd_scale_format.  NaNs do not count; 1 for a block of zeros,

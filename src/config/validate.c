@@ -206,6 +206,9 @@ static hd_status check_conversion(const hd_config *config, hd_err *err)
     if (!is_command(config, HD_FOR_CONVERT)) { return HD_OK; }
     RULE(!hd_config_is_set(config, HD_KEY_dtype), dtype, "convert writes what save_dtype says");
     RULE(!hd_config_is_set(config, HD_KEY_weight_dtype), weight_dtype, "convert writes what save_dtype says");
+    bool packs = hd_config_is(config, HD_KEY_quantization, "int8") || hd_config_is(config, HD_KEY_quantization, "int4");
+    RULE(packs || hd_config_is(config, HD_KEY_quantization, ""), quantization, "a folder holds int8 or int4; whether inputs are rounded is said when it is used");
+    RULE(!packs || !hd_config_is_set(config, HD_KEY_save_dtype), save_dtype, "quantization says what is written, and all else is kept as it is stored");
     RULE(!hd_config_is_set(config, HD_KEY_scale_fmt) || hd_config_is(config, HD_KEY_save_dtype, "float8_e4m3fn"), scale_fmt,
          "block scales are written with save_dtype=float8_e4m3fn");
     SUPPORTED(!hd_config_is_set(config, HD_KEY_force_unroll), force_unroll, "convert writes HuggingFace folders, not Orbax");

@@ -99,7 +99,7 @@ static void one_stacked(const char *dir, hd_dtype stored, hd_dtype dtype, bool e
     assert_ok(hd_target_cut(&t, INT64_C(1) << 40, "model", &err));
     assert_ok(hd_write_queue_open(window, &queue, &err));
     assert_ok(hd_io_mkdirs(path_of(to, dir, "to"), &err));
-    assert_ok(hd_target_write_file(&t, 0, &source, queue, path_of(part, dir, "to/part"), hd_temp_path(to, "model.safetensors"), (hd_target_hook){0}, &err));
+    assert_ok(hd_target_write_file(&t, 0, (hd_target_reader){.source = &source}, queue, path_of(part, dir, "to/part"), hd_temp_path(to, "model.safetensors"), (hd_target_hook){0}, &err));
     assert_ok(hd_write_queue_close(queue, &err));
     unsigned char *got = stored_bytes(to, experts ? "experts" : "kernel", &info);
     int64_t n = (experts ? EXPERTS : 1) * LAYERS * OUT * IN, size = (int64_t)hd_dtype_bytes(dtype);
@@ -138,7 +138,7 @@ static void rows_beyond_a_window(void **state)
     build_stacked(&t, &f, HD_DTYPE_F32, false);
     assert_ok(hd_target_cut(&t, INT64_C(1) << 40, "model", &err));
     assert_ok(hd_write_queue_open(LAYERS * OUT * 4 - 1, &queue, &err));
-    assert_fails(hd_target_write_file(&t, 0, &source, queue, hd_temp_path(*state, "part"), hd_temp_path(*state, "whole"), (hd_target_hook){0}, &err),
+    assert_fails(hd_target_write_file(&t, 0, (hd_target_reader){.source = &source}, queue, hd_temp_path(*state, "part"), hd_temp_path(*state, "whole"), (hd_target_hook){0}, &err),
                  HD_E_UNSUPPORTED, "tensor kernel: one row of it does not fit a window of 2399 bytes");
     assert_ok(hd_write_queue_close(queue, &err));
     assert_false(exists(hd_temp_path(*state, "whole")));

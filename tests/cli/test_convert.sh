@@ -38,6 +38,12 @@ run train $tiny run_name=from_fp8 steps=1 load_parameters_path="$tmp/fp8"; wants
 run train $tiny run_name=from_bf16 steps=1 load_parameters_path="$tmp/wide"; wants 0
 check "FP8 and its BF16 train alike" test "$("$hadal" state-hash "$tmp/from_fp8")" = "$("$hadal" state-hash "$tmp/from_bf16")"
 
+run convert "$tmp/bf16" "$tmp/int8" quantization=int8; wants 0 "$tmp/int8: "
+check "quantization_config of a packed folder" grep -q '"quant_method": "hadal"' "$tmp/int8/config.json"
+run inspect "$tmp/int8";              wants 0 "every tensor of the model is there"
+run convert "$tmp/bf16" "$tmp/x" quantization=int4 save_dtype=bfloat16; wants 2 "quantization says what is written"
+run convert "$tmp/bf16" "$tmp/x" quantization=fp8; wants 2 "int8, int4, int8w and int4w"
+
 run inspect "$tmp/fp8";               wants 0 "with block scales" "every tensor of the model is there" "F8_E4M3"
 run inspect "$tmp/shards" 'norm';     wants 0 "model.norm.weight" " tensors match" "model-0000"
 run inspect "$book";                  wants 0 "checkpoint of step"
