@@ -10,14 +10,27 @@
 #include "hadal/config.h"
 #include "hadal/status.h"
 
+/* How a line of a chat ended: whole, given up by an interrupt (Ctrl-C), or there are no more (Ctrl-D). */
+typedef enum hd_line_end { HD_LINE_WHOLE, HD_LINE_INTERRUPTED, HD_LINE_CLOSED } hd_line_end;
+
 /* What a long command asks of the program around it. */
 typedef struct hd_run_hooks {
     const volatile sig_atomic_t *stop_signal; /* not 0: save and leave with HD_E_SIGNAL; the program's handlers set it */
     int progress;                             /* 1: a terminal is there for HD_LOG_PROGRESS lines; 2: and results go to it too, so
                                                * that fast steps need no line of their own */
-    void (*write)(void *context, const char *data, size_t n); /* decode: takes the answer's text as it is made, whole characters at a
-                                                               * time; NULL: the answer comes as one line at its end */
-    void *write_context;
+
+    /* decode only */
+    void *context; /* of the calls below */
+    void (*ready)(void *context, int chat); /* the model is loaded, chat or not: from here on stop_signal and
+                                             * interrupt are looked at; may be NULL */
+    void (*write)(void *context, const char *data, size_t n); /* takes an answer's text as it is made, whole characters at a time;
+                                                               * NULL: each answer comes as a line at its end */
+    const char *input; /* n_input bytes that came on the standard input, for prompt=- */
+    size_t n_input;
+    /* A line from a person, without its end, until the next call: not NULL where one sits, and then `write` is there too.  Without
+     * prompt= and prompt_file= there is a chat. */
+    hd_line_end (*read_line)(void *context, const char *prompt, const char **line, size_t *n);
+    volatile sig_atomic_t *interrupt; /* not 0: end the answer in work; the chat clears it */
 } hd_run_hooks;
 
 /* `hadal train`: pre-training, resumed from the run's newest valid checkpoint when there is one. */
@@ -30,7 +43,8 @@ hd_status hd_cmd_plan(const hd_config *config, hd_err *err) HD_CHECK_RESULT;
  * that was asked for does not hold, after all records were reported. */
 hd_status hd_cmd_check(const hd_config *config, const hd_run_hooks *hooks, hd_err *err) HD_CHECK_RESULT;
 
-/* `hadal decode`: continues a prompt, or answers it by a chat template, from a HuggingFace folder or a run's checkpoint. */
+/* `hadal decode`: continues prompts, or answers them by a chat template, from a HuggingFace folder or a run's checkpoint; docs/decode.md.
+ * Answers are HD_LOG_RESULT lines in the order of the prompts, unless hooks->write takes the only one. */
 hd_status hd_cmd_decode(const hd_config *config, const hd_run_hooks *hooks, hd_err *err) HD_CHECK_RESULT;
 
 /* `hadal convert FROM TO`: a model folder, or a run's newest checkpoint, as another HuggingFace folder; docs/convert.md. */

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "hadal/commands.h"
 #include "hadal/status.h"
 
 /* ---- commands (commands.c) ---------------------------------------------------------------------------------------- */
@@ -59,6 +60,20 @@ hd_status hd_cli_read_stdin(char **data, size_t *n, hd_err *err) HD_CHECK_RESULT
 /* SIGTERM, SIGINT and SIGHUP set a flag that the library looks at between steps; a second SIGINT ends the process at once. */
 void hd_cli_catch_signals(void);
 const volatile sig_atomic_t *hd_cli_stop_signal(void);
+
+/* The same but for SIGINT, which sets a flag of its own, as often as it comes. */
+void hd_cli_catch_chat_signals(void);
+volatile sig_atomic_t *hd_cli_interrupt(void);
+
+/* ---- a person (console.c) ------------------------------------------------------------------------------------------- */
+
+bool hd_cli_is_console(void); /* standard input and output are terminals */
+
+/* Writes text to a terminal with its control characters (but tab and line feed) as U+FFFD; fits hd_run_hooks.write. */
+void hd_cli_write_plain(void *context, const char *data, size_t n);
+
+/* Fits hd_run_hooks.read_line; a stop signal ends the lines. */
+hd_line_end hd_cli_read_line(void *context, const char *prompt, const char **line, size_t *n);
 
 /* ---- the terminal (terminal.c) -------------------------------------------------------------------------------------- */
 

@@ -69,7 +69,6 @@ static hd_status run_configured(const hd_cli_call *call, with_hooks body, bool s
     }
     if (saves_on_signal) { hd_cli_catch_signals(); }
     hd_run_hooks hooks = {.stop_signal = hd_cli_stop_signal(), .progress = hd_cli_terminal_progress()};
-    if (hooks.progress == 2) { hooks.write = hd_cli_write; } /* somebody reads along */
     HD_TRY(body(config, &hooks, err));
 out:
     hd_config_free(config);
@@ -89,11 +88,6 @@ static hd_status run_plan(const hd_cli_call *call, hd_err *err)
 static hd_status run_check(const hd_cli_call *call, hd_err *err)
 {
     return run_configured(call, hd_cmd_check, false, err);
-}
-
-static hd_status run_decode(const hd_cli_call *call, hd_err *err)
-{
-    return run_configured(call, hd_cmd_decode, false, err);
 }
 
 /* Takes the words that are neither keys nor a configuration file out of the call: what the command works on. */
@@ -189,6 +183,42 @@ static hd_status run_diff(const hd_cli_call *call, hd_err *err)
     hd_cli_catch_signals();
     hd_run_hooks hooks = {.stop_signal = hd_cli_stop_signal(), .progress = hd_cli_terminal_progress()};
     return hd_cmd_diff(call->argv[0], call->argv[1], &hooks, err);
+}
+
+/* While the model is being loaded a signal ends the program at once; from here on answers end in good order. */
+static void catch_signals(void *context, int chat)
+{
+    (void)context;
+    if (chat) {
+        hd_cli_catch_chat_signals();
+    } else {
+        hd_cli_catch_signals();
+    }
+}
+
+static hd_status decode(const hd_config *config, const hd_run_hooks *given, hd_err *err)
+{
+    hd_status st;
+    bool none, input;
+    char *text = NULL;
+    hd_run_hooks hooks = *given;
+    HD_TRY(value_is(config, "prompt_file", "", &none, err));
+    HD_TRY(value_is(config, "prompt", "-", &input, err));
+    if (input && none) { HD_TRY(hd_cli_read_stdin(&text, &hooks.n_input, err)); }
+    hooks.input = text;
+    hooks.ready = catch_signals;
+    hooks.interrupt = hd_cli_interrupt();
+    if (hd_cli_is_console()) { hooks.read_line = hd_cli_read_line; }
+    if (hooks.progress == 2 || hooks.read_line != NULL) { hooks.write = hd_cli_write_plain; } /* somebody reads along */
+    st = hd_cmd_decode(config, &hooks, err);
+out:
+    free(text);
+    return st;
+}
+
+static hd_status run_decode(const hd_cli_call *call, hd_err *err)
+{
+    return run_configured(call, decode, false, err);
 }
 
 /* One file, or the standard input where neither a file nor text= is given. */
@@ -307,11 +337,21 @@ const hd_cli_command hd_cli_commands[] = {
                  "# fail when the answer is above 22 GB\n"
                  "hadal plan model_name=deepseek-mini device_memory_gb=22"},
     {.name = "decode", .arguments = KEYS, .takes_keys = true, .run = run_decode,
-     .summary = "continue a prompt from a checkpoint",
+     .summary = "continue prompts, or chat, with a model",
      .text = "max_target_length is the length of prompt and answer together, max_prefill_predict_length the most tokens a\n"
-             "prompt may have.  On a terminal the answer appears as it is made; elsewhere it is one line at the end.",
+             "prompt may have.  On a terminal the answer appears as it is made; elsewhere it is one line at the end.  Many\n"
+             "prompts of a file are answered together, in their order.  On a terminal and without a prompt: a chat, in\n"
+             "which Ctrl-C ends an answer and /help tells more.  docs/decode.md shows each.",
      .examples = "hadal decode model_name=deepseek-mini load_parameters_path=runs/book \\\n"
-                 "    prompt='It was a dark and' max_prefill_predict_length=64 max_target_length=256"},
+                 "    prompt='It was a dark and' max_prefill_predict_length=64 max_target_length=256\n"
+                 "# a chat with the model's own template\n"
+                 "hadal decode load_parameters_path=DeepSeek-V2-Lite-Chat max_target_length=4096\n"
+                 "# a file of prompts, one per line, up to the first empty line of each answer\n"
+                 "hadal decode load_parameters_path=DeepSeek-V2-Lite prompt_file=questions.txt documents=lines \\\n"
+                 "    stop='[\"\\n\\n\"]' answer_format=jsonl max_target_length=512 > answers.jsonl\n"
+                 "# the standard input as the prompt\n"
+                 "cat article.txt | hadal decode load_parameters_path=DeepSeek-V2-Lite prompt=- max_prefill_predict_length=4000 \\\n"
+                 "    max_target_length=4200"},
     {.name = "state-hash", .arguments = "CHECKPOINT", .run = run_state_hash,
      .summary = "one SHA-256 over all state of a checkpoint",
      .text = "Covers names, shapes and bits of weights and moments, counts, random state and the position in the data, and\n"

@@ -197,6 +197,12 @@ static hd_status check_decoding(const hd_config *config, hd_err *err)
     RULE(!(topk || composite) || integer(config, HD_KEY_decode_sampling_top_k) > 0, decode_sampling_top_k, "this strategy wants at least 1");
     RULE(!nucleus || p >= 0, decode_sampling_nucleus_p, "this strategy wants 0 to 1");
     RULE(!composite || p > 0, decode_sampling_nucleus_p, "this strategy wants above 0, at most 1");
+    bool from_file = !hd_config_is_null(config, HD_KEY_prompt_file), input = hd_config_is(config, HD_KEY_prompt, "-");
+    RULE(!from_file || !hd_config_is_set(config, HD_KEY_prompt), prompt_file, "prompt is set too; the prompts come from one of them");
+    RULE(from_file || input || !hd_config_is_set(config, HD_KEY_documents), documents, "it says how prompt_file= or prompt=- is cut, and neither is set");
+    size_t n_stop;
+    const char *const *stop = hd_config_list(config, HD_KEY_stop, &n_stop);
+    for (size_t i = 0; i < n_stop; i++) { RULE(stop[i][0] != '\0', stop, "an empty text would stop every answer"); }
     return HD_OK;
 }
 

@@ -86,7 +86,7 @@
     run decode load_parameters_path=acme/absent $decode prompt=x
     wants 2 "acme/absent" "models--acme--absent"
     run decode load_parameters_path="$model" $decode prompt="$(printf 'a\377\376b')"
-    wants 0 "Input"
+    wants 2 "the prompt is not UTF-8: its byte 2 is 0xFF"
 
     # the examples, with the model, the program and what a stand-in lacks given
     PATH=$(dirname "$(realpath "$hadal")"):$PATH
