@@ -19,7 +19,7 @@ double hd_pace_cost_s(const hd_pace_cost *cost)
         for (; at > 0 && sorted[at - 1] > cost->seconds[i]; at--) { sorted[at] = sorted[at - 1]; }
         sorted[at] = cost->seconds[i];
     }
-    return sorted[n / 2];
+    return sorted[(n - 1) / 4];
 }
 
 double hd_pace_break_even(const hd_pace *p)

@@ -2,8 +2,8 @@
  *
  * A pass without drafts gives one token, one with drafts 1 + acceptance.  So drafting pays when acceptance exceeds
  *   break-even = (seconds of a pass with drafts) / (seconds of one without) - 1.
- * Both costs are medians of the latest passes, so that a stutter of the machine does not count.  Neither kind of pass is ever left out for
- * long: a few of the other kind keep both figures true while the sequence grows. */
+ * Both costs are lower quartiles of the latest passes, so that other work on the machine counts little.  Neither kind of pass is ever
+ * left out for long: a few of the other kind keep both figures true while the sequence grows. */
 #ifndef HD_INFER_PACE_H
 #define HD_INFER_PACE_H
 

@@ -1,4 +1,5 @@
 /* Drafting with an MTP module: what a session gets is, bit for bit, what it gets without; the module is one that was trained here. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -86,6 +87,7 @@ typedef struct chooser {
     uint64_t seed;
     const int32_t *known; /* a session's whole text: what a perfect module would draft */
     int64_t shift;        /* from it, to be wrong */
+    float (*seen)[VOCAB]; /* by position: the logits that a choice was asked for; NULL: nobody wants them */
 } chooser;
 
 static int64_t choose(void *context, int64_t session, int64_t position, const float *logits)
@@ -93,6 +95,7 @@ static int64_t choose(void *context, int64_t session, int64_t position, const fl
     const chooser *c = context;
     (void)session;
     int32_t order[VOCAB];
+    if (c->seen != NULL) { memcpy(c->seen[position], logits, sizeof *c->seen); }
     if (c->known != NULL) { return (c->known[position] + c->shift) % VOCAB; }
     hd_rng rng = hd_rng_make(c->seed, HD_RNG_SAMPLE, "draw");
     return hd_sample(&c->sampler, logits, order, VOCAB, hd_rng_uniform(rng, (uint64_t)position));
@@ -185,6 +188,45 @@ static void right_and_wrong_modules(void **state)
     hd_engine_close(without);
 }
 
+/* However the module came to its past, by prompts, drafts taken and refused, or passes without drafts, what it says is what it says after
+ * reading the text at once. */
+static void modules_know_the_text(void **state)
+{
+    (void)state;
+    hd_err err;
+    enum { N = 30 };
+    static run plain;
+    static float on_the_way[CAPACITY + 1][VOCAB], at_once[CAPACITY + 1][VOCAB], got[VOCAB];
+    chooser c = {.known = plain.tokens, .seen = on_the_way};
+    hd_engine *e = open_engine("dtype=float32", (hd_engine_options){.n_session = 2, .capacity = CAPACITY, .chunk = 32, .drafting = HD_DRAFT_ALWAYS,
+                                                                    .choose = choose, .choose_context = &c});
+    const int64_t first = 0, second = 1;
+    int n_seen = 0;
+    for (int i = 0; i < PROMPT; i++) { make_prompt(i, plain.tokens + (i % 3) * (CAPACITY - PROMPT) / 2); }
+    assert_ok(hd_engine_extend(e, 0, plain.tokens, 3, got, &err));
+    for (int64_t i = 3; i < N; i++) {
+        c.shift = i % 5 < 2; /* some drafts are wrong */
+        assert_ok(hd_engine_step(e, &first, &plain.tokens[i], 1, got, &err));
+    }
+    c.seen = at_once;
+    for (int64_t i = 4; i < N; i++) {
+        hd_engine_rewind(e, 1, 0);
+        memset(at_once[i + 1], 0, sizeof at_once[0]);
+        assert_ok(hd_engine_extend(e, 1, plain.tokens, i, got, &err));
+        assert_ok(hd_engine_step(e, &second, &plain.tokens[i], 1, got, &err));
+        double worst = 0.0, any = 0.0;
+        for (int v = 0; v < VOCAB; v++) {
+            worst = fmax(worst, fabs((double)on_the_way[i + 1][v] - (double)at_once[i + 1][v]));
+            any = fmax(any, fabs((double)on_the_way[i + 1][v])) * (double)(at_once[i + 1][0] != 0.0f);
+        }
+        if (any == 0.0) { continue; } /* one of the two passes had no draft */
+        n_seen++;
+        assert_true(worst <= 1e-4);
+    }
+    assert_true(n_seen >= 10);
+    hd_engine_close(e);
+}
+
 /* Four sessions of one engine, stepping together, those that are ahead choosing again at once; each as if it were alone. */
 static void sessions_draft_together(void **state)
 {
@@ -268,7 +310,14 @@ static void places_with_drafts(void **state)
             hd_assert_same_bits("after a rewind", got, plain.logits[i - PROMPT + 1], sizeof *got, VOCAB);
         }
     }
-    /* a prompt where a draft stands */
+    /* back where a draft stands */
+    for (int64_t i = PROMPT - 2; i < PROMPT + 2; i++) {
+        hd_engine_rewind(with, 0, i);
+        for (int64_t k = i; k < i + 2; k++) { assert_ok(hd_engine_step(with, &first, &plain.tokens[k], 1, got, &err)); }
+        hd_engine_rewind(with, 0, i + 1);
+        assert_true(hd_engine_length(with, 0) == i + 1 && !hd_engine_take_draft(with, 0, plain.tokens[i + 2], got));
+    }
+    /* a prompt there */
     hd_engine_rewind(with, 0, PROMPT);
     hd_engine_rewind(without, 0, PROMPT + 2);
     for (int i = 0; i < 2; i++) { assert_ok(hd_engine_step(with, &first, &plain.tokens[PROMPT + i], 1, got, &err)); }
@@ -340,6 +389,7 @@ static void what_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(drafts_change_nothing),   cmocka_unit_test(right_and_wrong_modules),
+                                       cmocka_unit_test(modules_know_the_text),
                                        cmocka_unit_test(sessions_draft_together), cmocka_unit_test(places_with_drafts),
                                        cmocka_unit_test(streamed_modules),        cmocka_unit_test(what_is_refused)};
     return cmocka_run_group_tests(tests, train, hd_temp_teardown);

@@ -26,7 +26,7 @@ static void costs(void **state)
     assert_true(hd_pace_break_even(&p) == 0.0); /* one of the two is not known */
     hd_pace_passed(&p, true, 3.0);
     assert_true(fabs(hd_pace_break_even(&p) - 0.5) < 1e-12);
-    for (int i = 0; i < 6; i++) { hd_pace_passed(&p, false, i % 3 == 0 ? 100.0 : 2.0); } /* a stutter is no cost */
+    for (int i = 0; i < 6; i++) { hd_pace_passed(&p, false, i % 3 == 0 ? 2.0 : 100.0); } /* a busy machine is no cost */
     assert_true(hd_pace_cost_s(&p.plain) == 2.0);
     for (int i = 0; i < HD_PACE_WINDOW; i++) { hd_pace_passed(&p, false, 4.0); } /* the past is forgotten */
     assert_true(hd_pace_cost_s(&p.plain) == 4.0 && fabs(hd_pace_break_even(&p) + 0.25) < 1e-12);
