@@ -188,7 +188,7 @@ static void right_and_wrong_modules(void **state)
     hd_engine_close(without);
 }
 
-/* However the module came to its past, by prompts, drafts taken and refused, or passes without drafts, what it says is what it says after
+/* However the module came to its past, by prompts, forks, drafts taken and refused, or passes without drafts, what it says is what it says after
  * reading the text at once. */
 static void modules_know_the_text(void **state)
 {
@@ -198,22 +198,24 @@ static void modules_know_the_text(void **state)
     static run plain;
     static float on_the_way[CAPACITY + 1][VOCAB], at_once[CAPACITY + 1][VOCAB], got[VOCAB];
     chooser c = {.known = plain.tokens, .seen = on_the_way};
-    hd_engine *e = open_engine("dtype=float32", (hd_engine_options){.n_session = 2, .capacity = CAPACITY, .chunk = 32, .drafting = HD_DRAFT_ALWAYS,
+    hd_engine *e = open_engine("dtype=float32", (hd_engine_options){.n_session = 3, .capacity = CAPACITY, .chunk = 32, .drafting = HD_DRAFT_ALWAYS,
                                                                     .choose = choose, .choose_context = &c});
-    const int64_t first = 0, second = 1;
+    const int64_t whole = 2;
     int n_seen = 0;
     for (int i = 0; i < PROMPT; i++) { make_prompt(i, plain.tokens + (i % 3) * (CAPACITY - PROMPT) / 2); }
     assert_ok(hd_engine_extend(e, 0, plain.tokens, 3, got, &err));
     for (int64_t i = 3; i < N; i++) {
+        const int64_t way = i < 12 ? 0 : 1;
         c.shift = i % 5 < 2; /* some drafts are wrong */
-        assert_ok(hd_engine_step(e, &first, &plain.tokens[i], 1, got, &err));
+        if (i == 12) { assert_ok(hd_engine_fork(e, 0, 1, &err)); }
+        assert_ok(hd_engine_step(e, &way, &plain.tokens[i], 1, got, &err));
     }
     c.seen = at_once;
     for (int64_t i = 4; i < N; i++) {
-        hd_engine_rewind(e, 1, 0);
+        hd_engine_rewind(e, whole, 0);
         memset(at_once[i + 1], 0, sizeof at_once[0]);
-        assert_ok(hd_engine_extend(e, 1, plain.tokens, i, got, &err));
-        assert_ok(hd_engine_step(e, &second, &plain.tokens[i], 1, got, &err));
+        assert_ok(hd_engine_extend(e, whole, plain.tokens, i, got, &err));
+        assert_ok(hd_engine_step(e, &whole, &plain.tokens[i], 1, got, &err));
         double worst = 0.0, any = 0.0;
         for (int v = 0; v < VOCAB; v++) {
             worst = fmax(worst, fabs((double)on_the_way[i + 1][v] - (double)at_once[i + 1][v]));
