@@ -1,9 +1,8 @@
 /* The latent cache of a sequence, and forward passes that extend it: decoding and prefill.
  *
  * Per layer and position the cache holds [RMSNorm(latent) (c) ; rope key after RoPE (r)], act: what MLA needs of the past, 576 values
- * instead of H (n + r + v).  A pass over new tokens uses the absorbed form: with Wkvb = per head [Wk ; Wv],
- *   q' = [q_nope Wk ; q_rope] (c + r),  s = scale q' . cache rows,  o = softmax(s) latents (c),  output per head = o Wv^T (v),
- * so that the heads of a token form one matrix product against the cache.  Scores equal the expanded form's up to rounding.
+ * instead of H (n + r + v).  New tokens attend to it with latent_attention_fwd (ops.h), a few of them in the absorbed form, prompts in the
+ * expanded one: outputs are equal up to rounding.
  * Source: DeepSeek-V2 (arXiv 2405.04434) 2.1.2 and appendix C. */
 #ifndef HD_MODEL_CACHE_H
 #define HD_MODEL_CACHE_H

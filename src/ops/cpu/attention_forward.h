@@ -119,17 +119,21 @@ static void at_forward_finish(const at_job *job, at_pair pair, const at_forward_
 {
     at_strips_to_rows(job, w->o, job->dim_v, w->rows, job->ld_v);
     for (int64_t i = 0; i < tile->n_q; i++) {
-        void *o = at_head_row(job->o_out, tile->first_row + tile->q0 + i, pair.h);
+        void *o = at_head_row(job->o_out, tile->query_row + i, pair.h);
         at_store_row(w->rows + i * job->ld_v, 1.0f / w->sum[i], o, job->o_out->dtype, job->dim_v);
-        *at_lse(job->lse_out, pair, tile->q0 + i) = w->max[i] + logf(w->sum[i]);
+        if (job->lse_out != NULL) { *at_lse(job->lse_out, pair, tile->q0 + i) = w->max[i] + logf(w->sum[i]); }
     }
 }
 
 static void at_forward_start(const at_job *job, at_pair pair, const at_forward_work *w, const at_tile *tile)
 {
-    at_load_query_rows(job, job->q, pair, tile->first_row + tile->q0, tile->n_q, job->scale, job->dim_k, w->rows,
+    at_load_query_rows(job, job->q, pair, tile->query_row, tile->n_q, job->scale, job->dim_k, w->rows,
                        job->ld_k);
     at_rows_to_strips(job, w->rows, job->ld_k, job->dim_k, w->q);
+}
+
+static void at_forward_clear(const at_job *job, const at_forward_work *w)
+{
     for (int64_t i = 0; i < job->block; i++) {
         w->max[i] = -FLT_MAX;
         w->sum[i] = 0.0f;
@@ -148,6 +152,7 @@ static inline void at_forward_item(void *arg, int64_t item, int thread)
     (void)at_forward_layout(job, job->work + thread * job->work_len, &w);
     at_tile_queries(job, pair, (job->n_query_blocks - 1 - item / n_pairs) * job->block, &tile);
     at_forward_start(job, pair, &w, &tile);
+    at_forward_clear(job, &w);
     for (int64_t k0 = 0; k0 < tile.q0 + tile.n_q; k0 += AT_KEYS) {
         if (!at_tile_keys(job, pair, k0, &tile)) { continue; }
         at_load_keys(job, pair, tile.first_row + k0, tile.n_k, w.k);

@@ -143,9 +143,10 @@ static inline void at_strips_to_rows(const at_job *job, const float *strips, int
 
 /* ---- masks ---- */
 
-/* A tile of queries [q0, q0 + n_q) and keys [k0, k0 + n_k) of one sequence (first_row: its first token). */
+/* A tile of queries at positions [q0, q0 + n_q) and keys [k0, k0 + n_k) of one sequence (first_row: its first token). */
 typedef struct at_tile {
     int64_t first_row, q0, n_q, k0, n_k;
+    int64_t query_row; /* row of the first query */
     bool mixed_segments; /* some pair of the tile lies in two segments */
     bool hazard;         /* some pair is masked and some operand is not finite: 0 * NaN must not reach the row */
     int32_t query_segment[AT_MAX_QUERIES], key_segment[AT_KEYS];
@@ -163,6 +164,7 @@ static inline void at_segment_range(const int32_t *segment, int64_t n, int32_t *
 static inline void at_tile_queries(const at_job *job, at_pair pair, int64_t q0, at_tile *tile)
 {
     tile->first_row = pair.first_row;
+    tile->query_row = pair.first_row + q0;
     tile->q0 = q0;
     tile->n_q = hd_min_i64(job->block, job->seq_len - q0);
     for (int64_t i = 0; i < job->block; i++) {

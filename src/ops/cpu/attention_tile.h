@@ -5,19 +5,19 @@
  * transposed copy of K or V:
  *     S^T  = K Q^T      dP^T = V dO^T      O^T += V^T P^T      dQ^T += K^T dS^T      dV += P^T dO      dK += dS^T Q
  * Each is C (m, strip) = A (m, k) B (k, strip) with B a panel of whole vectors and A read one element at a time: by rows
- * a[r * lda + p] or by columns a[p * lda + r].  24 accumulators of 32 vectors stay in registers with AVX-512 and NEON (12 x 2, or
- * 24 x 1), 12 of 16 otherwise (6 x 2, 12 x 1): 2 FLOPs each for heights + width loads, bound by the FMA units. */
+ * a[r * lda + p] or by columns a[p * lda + r].  12 x 2 accumulators of 32 vectors stay in registers with AVX-512 and NEON, 6 x 2 of 16
+ * otherwise, 12 x 1 for narrow strips (more rows of A than that are more addresses than registers): bound by the FMA units. */
 #ifndef HD_OPS_CPU_ATTENTION_TILE_H
 #define HD_OPS_CPU_ATTENTION_TILE_H
 
 #include "ops/cpu/math.h"
 
 #if defined(__AVX512F__) || defined(__aarch64__)
-enum { AT_MR = 12, AT_NARROW_MR = 24 };
+enum { AT_MR = 12 };
 #else
-enum { AT_MR = 6, AT_NARROW_MR = 12 };
+enum { AT_MR = 6 };
 #endif
-enum { AT_NR = 2 * HD_LANES };
+enum { AT_NARROW_MR = 12, AT_NR = 2 * HD_LANES };
 
 typedef enum at_mode {
     AT_SET,     /* C = A B */
@@ -45,7 +45,7 @@ HD_INLINE void at_accumulate(const int mr, const int nv, const at_order order, c
         hd_vf bv[2];
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) { bv[v] = *(const hd_vf_u *)(b + p * ldb + v * HD_LANES); }
-#pragma GCC unroll 24
+#pragma GCC unroll 12
         for (int r = 0; r < mr; r++) {
             float x = order == AT_BY_ROWS ? a[r * lda + p] : a[p * lda + r];
 #pragma GCC unroll 2
@@ -59,7 +59,7 @@ HD_INLINE void at_block(const int mr, const int nv, const at_order order, const 
 {
     hd_vf acc[AT_NARROW_MR][2];
     const hd_vf_u *scale = (const hd_vf_u *)t->scale;
-#pragma GCC unroll 24
+#pragma GCC unroll 12
     for (int r = 0; r < mr; r++) {
 #pragma GCC unroll 2
         for (int v = 0; v < nv; v++) {
@@ -71,7 +71,7 @@ HD_INLINE void at_block(const int mr, const int nv, const at_order order, const 
         at_accumulate(mr, nv, order, a + run * t->a_run, t->lda, t->b + run * t->run_len * t->ldb, t->ldb, t->run_len,
                       ahead, acc);
     }
-#pragma GCC unroll 24
+#pragma GCC unroll 12
     for (int r = 0; r < mr; r++) {
         hd_vf_u *to = (hd_vf_u *)(c + r * t->ldc);
 #pragma GCC unroll 2
@@ -111,10 +111,6 @@ HD_INLINE void at_run(const int nv, const at_order order, const at_product *t)
         switch (mr) {
             AT_CASE(1) AT_CASE(2) AT_CASE(3) AT_CASE(4) AT_CASE(5) AT_CASE(6)
             AT_CASE(7) AT_CASE(8) AT_CASE(9) AT_CASE(10) AT_CASE(11) AT_CASE(12)
-#if defined(__AVX512F__) || defined(__aarch64__)
-            AT_CASE(13) AT_CASE(14) AT_CASE(15) AT_CASE(16) AT_CASE(17) AT_CASE(18)
-            AT_CASE(19) AT_CASE(20) AT_CASE(21) AT_CASE(22) AT_CASE(23) AT_CASE(24)
-#endif
         }
     }
 }
