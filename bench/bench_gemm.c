@@ -24,6 +24,7 @@
 
 #include "base/parallel_for.h"
 #include "ops/ops.h"
+#include "read_rate.h"
 
 void hd_cpu_linear_install_base(hd_ops *ops);
 void hd_cpu_linear_install_avx2(hd_ops *ops);
@@ -92,8 +93,6 @@ static void *map_pages(size_t bytes)
 /* ---- ceilings ---- */
 
 enum { FMA_STEPS = 4000000, FMA_CHAINS = 12 };
-
-typedef float v8f __attribute__((vector_size(32)));
 
 /* Twelve chains by name: an array would live in memory. */
 #define FMA_LOOP(vector, splat, fma, constraint)                                                                    \
@@ -166,46 +165,9 @@ static double measure_peak(const options *o)
     return best;
 }
 
-typedef struct read_job {
-    const char *data;
-    int64_t bytes; /* per item */
-    float sink[256];
-} read_job;
-
-static void read_body(void *arg, int64_t i, int thread)
-{
-    read_job *job = arg;
-    int64_t half = job->bytes / 2 / 128 * 128;
-    const char *p = job->data + i * job->bytes, *q = p + half;
-    v8f s[4] = {{0}};
-    (void)thread;
-    for (int64_t at = 0; at < half; at += 128) {
-        __builtin_prefetch(p + at + 512);
-        __builtin_prefetch(p + at + 576);
-        __builtin_prefetch(q + at + 512);
-        __builtin_prefetch(q + at + 576);
-        for (int v = 0; v < 4; v++) {
-            s[v] += *(const v8f *)(const void *)(p + at + 32 * v);
-            s[v] += *(const v8f *)(const void *)(q + at + 32 * v);
-        }
-    }
-    job->sink[i % 256] = s[0][0] + s[1][0] + s[2][0] + s[3][0];
-}
-
 static double measure_read(const options *o)
 {
-    int64_t bytes = 512 << 20;
-    read_job job = {.data = map_pages((size_t)bytes), .bytes = bytes / o->n_threads / 64 * 64};
-    double best = 0;
-    memset((void *)(uintptr_t)job.data, 1, (size_t)bytes);
-    for (int repeat = 0; repeat < 7; repeat++) {
-        double t = now();
-        hd_parallel_for(o->n_threads, o->n_threads, read_body, &job);
-        double rate = (double)bytes / (now() - t);
-        if (rate > best) { best = rate; }
-    }
-    munmap((void *)(uintptr_t)job.data, (size_t)bytes + 4096);
-    return best;
+    return read_rate_measure(o->n_threads, 512 << 20, 0, bench_clock).best;
 }
 
 /* ---- peers ---- */
