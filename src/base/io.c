@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -40,6 +41,8 @@ static const struct {
     [HD_IO_OP_PREAD] = {"pread", HD_IO_CLASS_READ},
     [HD_IO_OP_STAT] = {"stat", HD_IO_CLASS_READ},
     [HD_IO_OP_LIST] = {"list", HD_IO_CLASS_READ},
+    [HD_IO_OP_MMAP] = {"mmap", HD_IO_CLASS_READ},
+    [HD_IO_OP_POPULATE] = {"populate", HD_IO_CLASS_READ},
     [HD_IO_OP_FLOCK] = {"flock", HD_IO_CLASS_OTHER},
     [HD_IO_OP_STATVFS] = {"statvfs", HD_IO_CLASS_OTHER},
 };
@@ -409,6 +412,69 @@ hd_status hd_io_lock(const char *path, hd_file **out, hd_err *err)
                               : refused_op(HD_IO_OP_FLOCK, path, err);
     hd_io_abandon(out);
     return st;
+}
+
+/* ---- mappings --------------------------------------------------------------------------------------------------- */
+
+enum { READ_AHEAD_BYTES = 64 << 10 };
+
+hd_status hd_io_map(hd_file *file, hd_mapping *out, hd_err *err)
+{
+    int64_t bytes;
+    void *data;
+    *out = (hd_mapping){.file = file};
+    hd_status st = hd_io_size(file, &bytes, err);
+    if (st != HD_OK || bytes == 0) { return st; }
+    hd_io_event event;
+    do {
+        event = (hd_io_event){.op = HD_IO_OP_MMAP, .path = file->path, .size = (size_t)bytes};
+        data = admitted(&event) ? mmap(NULL, (size_t)bytes, PROT_READ, MAP_SHARED, file->fd, 0) : MAP_FAILED;
+        if (event.kill_after) { (void)kill(getpid(), SIGKILL); }
+    } while (data == MAP_FAILED && errno == EINTR);
+    if (data == MAP_FAILED) { return refused_op(HD_IO_OP_MMAP, file->path, err); }
+    (void)madvise(data, (size_t)bytes, MADV_HUGEPAGE); /* where files have large pages, they are mapped as such; elsewhere it is refused */
+    out->data = data;
+    out->bytes = bytes;
+    return HD_OK;
+}
+
+void hd_io_unmap(hd_mapping *mapping)
+{
+    if (mapping->data != NULL) { (void)munmap((void *)(uintptr_t)mapping->data, (size_t)mapping->bytes); }
+    *mapping = (hd_mapping){0};
+}
+
+/* A kernel that cannot fill page tables on request (before Linux 5.14): the range is read into the page cache. */
+static hd_status read_range(const hd_mapping *m, int64_t offset, int64_t n, hd_err *err)
+{
+    unsigned char ignored[READ_AHEAD_BYTES];
+    hd_status st = HD_OK;
+    for (int64_t at = 0; at < n && st == HD_OK; at += READ_AHEAD_BYTES) {
+        st = hd_io_pread(m->file, ignored, (size_t)(n - at < READ_AHEAD_BYTES ? n - at : READ_AHEAD_BYTES), offset + at, err);
+    }
+    return st;
+}
+
+hd_status hd_io_populate(const hd_mapping *m, int64_t offset, int64_t n, hd_err *err)
+{
+#ifndef MADV_POPULATE_READ
+    enum { MADV_POPULATE_READ = 22 };
+#endif
+    int result;
+    if (offset < 0 || n < 0 || offset > m->bytes - n) {
+        return HD_FAIL(err, HD_E_INVALID, "populate %s: %lld bytes at %lld, the mapping has %lld", hd_io_path(m->file), (long long)n,
+                       (long long)offset, (long long)m->bytes);
+    }
+    int64_t page = sysconf(_SC_PAGESIZE), begin = offset / page * page;
+    ATTEMPT(result, EVENT(.op = HD_IO_OP_POPULATE, .path = hd_io_path(m->file), .offset = offset, .size = (size_t)n),
+            madvise((void *)(uintptr_t)(m->data + begin), (size_t)(offset + n - begin), MADV_POPULATE_READ));
+    if (result == 0) { return HD_OK; }
+    if (errno == EINVAL) { return read_range(m, offset, n, err); }
+    if (errno == EFAULT) {
+        return HD_FAIL(err, HD_E_IO, "%s: bytes %lld to %lld cannot be read: the file has become shorter, or the disk fails", hd_io_path(m->file),
+                       (long long)offset, (long long)(offset + n));
+    }
+    return refused_op(HD_IO_OP_POPULATE, hd_io_path(m->file), err);
 }
 
 /* ---- names ------------------------------------------------------------------------------------------------------ */

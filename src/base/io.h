@@ -2,7 +2,8 @@
  *
  * Each call names the path and the system's reason in its message, retries EINTR, finishes short reads and writes, and
  * asks the installed hook first, so that a test (or HADAL_FAULT_IO, see fault.h) can count, trace, delay, shorten, fail
- * or kill at operation k in the delivered program.  Nothing is mapped: a file that shrinks is a message, not SIGBUS.
+ * or kill at operation k in the delivered program.  One thing is mapped, the weights of a model that only runs forward: elsewhere a file
+ * that shrinks is a message, not SIGBUS.
  *
  * Paths are C strings, relative to the working directory.  Descriptors are close-on-exec. */
 #ifndef HD_BASE_IO_H
@@ -36,6 +37,8 @@ typedef enum hd_io_op {
     HD_IO_OP_PREAD,
     HD_IO_OP_STAT, /* also of an open file */
     HD_IO_OP_LIST, /* one directory, as a whole */
+    HD_IO_OP_MMAP,
+    HD_IO_OP_POPULATE, /* of a mapping */
     /* neither */
     HD_IO_OP_FLOCK,
     HD_IO_OP_STATVFS,
@@ -51,8 +54,8 @@ typedef struct hd_io_event {
     hd_io_op op;
     const char *path;
     const char *path2; /* the new name of a rename, else NULL */
-    int64_t offset;    /* of reads, writes and fallocate; the length of ftruncate */
-    size_t size;       /* of reads, writes and fallocate; the hook may lower that of reads and writes (not to 0) */
+    int64_t offset;    /* of reads, writes, fallocate and populate; the length of ftruncate */
+    size_t size;       /* of reads, writes, fallocate and mappings; the hook may lower that of reads and writes (not to 0) */
     int fail_errno;    /* set by the hook: the operation is not done and fails so (a close is done, and fails) */
     bool kill_after;   /* set by the hook: SIGKILL to this process after the operation */
 } hd_io_event;
@@ -121,6 +124,23 @@ hd_status hd_io_truncate(hd_file *file, int64_t bytes, hd_err *err) HD_CHECK_RES
 /* Takes an exclusive lock that dies with its owner: creates `path` when absent and holds flock on it until hd_io_close.
  * HD_E_BUSY at once when another process (or another hd_file of this one) has it. */
 hd_status hd_io_lock(const char *path, hd_file **out, hd_err *err) HD_CHECK_RESULT;
+
+/* ---- mappings --------------------------------------------------------------------------------------------------- */
+
+/* A whole file, read-only, shared with every process that maps it and not counted against memory until it is touched.  Touching a part
+ * that the file has lost since, or that the disk cannot read, is SIGBUS: populate what is used, and leave mapped files alone. */
+typedef struct hd_mapping {
+    const unsigned char *data; /* NULL for an empty file */
+    int64_t bytes;
+    hd_file *file; /* borrowed, for messages */
+} hd_mapping;
+
+hd_status hd_io_map(hd_file *file, hd_mapping *out, hd_err *err) HD_CHECK_RESULT;
+void hd_io_unmap(hd_mapping *mapping); /* accepts a zeroed one */
+
+/* Brings [offset, offset + n) into memory, and into this process's page table where the system can do that without touching.  What cannot be
+ * read is HD_E_IO.  Any number of threads at a time. */
+hd_status hd_io_populate(const hd_mapping *mapping, int64_t offset, int64_t n, hd_err *err) HD_CHECK_RESULT;
 
 /* ---- names ------------------------------------------------------------------------------------------------------ */
 

@@ -4,7 +4,9 @@
  * own, and the POSIX version keeps all state on the caller's stack. */
 #include "base/parallel_for.h"
 
+#include <pthread.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #include "base/env.h"
@@ -22,7 +24,6 @@ static void run_serial(int64_t n, hd_loop_body body, void *arg)
 
 #ifdef HD_THREADS_PTHREAD
 
-#include <pthread.h>
 #include <stdatomic.h>
 
 enum { MAX_TEAM = 64 };
@@ -69,7 +70,6 @@ static void run_team(int n_threads, int64_t n, hd_loop_body body, void *arg)
 #else
 
 #include <omp.h>
-#include <stdlib.h>
 
 /* How long a thread that waits for its peers spins before it sleeps: some 30 microseconds, about what a sleep and a wake-up
  * cost.  libgomp's own default is 100 times that, which stalls everybody when the machine has other work to do: a step of
@@ -100,6 +100,42 @@ void hd_parallel_for(int n_threads, int64_t n, hd_loop_body body, void *arg)
     } else {
         run_team(n_threads, n, body, arg);
     }
+}
+
+typedef struct attempt {
+    hd_loop_step step;
+    void *arg;
+    pthread_mutex_t mutex; /* of the rest */
+    int64_t failed;        /* the smallest i that failed; -1 */
+    hd_status status;
+    hd_err error;
+} attempt;
+
+static void try_step(void *arg, int64_t i, int thread)
+{
+    attempt *a = arg;
+    hd_err error = {0};
+    pthread_mutex_lock(&a->mutex);
+    bool behind = a->failed >= 0 && a->failed < i;
+    pthread_mutex_unlock(&a->mutex);
+    if (behind) { return; }
+    hd_status st = a->step(a->arg, i, thread, &error);
+    if (st == HD_OK) { return; }
+    pthread_mutex_lock(&a->mutex);
+    if (a->failed < 0 || i < a->failed) {
+        a->failed = i;
+        a->status = st;
+        a->error = error;
+    }
+    pthread_mutex_unlock(&a->mutex);
+}
+
+hd_status hd_parallel_try(int n_threads, int64_t n, hd_loop_step step, void *arg, hd_err *err)
+{
+    attempt a = {.step = step, .arg = arg, .mutex = PTHREAD_MUTEX_INITIALIZER, .failed = -1};
+    hd_parallel_for(n_threads, n, try_step, &a);
+    if (a.failed >= 0 && err != NULL) { *err = a.error; }
+    return a.status;
 }
 
 /* A positive integer below 4096, or 0: OMP_NUM_THREADS may also hold a list, of which the first number counts. */

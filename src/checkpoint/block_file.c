@@ -64,21 +64,25 @@ static int64_t block_length(const hd_block_file *f, int64_t block)
     return left < HD_BLOCK_BYTES ? left : HD_BLOCK_BYTES;
 }
 
+hd_status hd_block_file_check(const hd_block_file *f, int64_t block, const void *data, hd_err *err)
+{
+    if (f->crc == NULL) { return HD_OK; }
+    size_t n = (size_t)block_length(f, block);
+    uint32_t found = hd_crc32c(0, data, n);
+    if (found == f->crc[block]) { return HD_OK; }
+    return HD_FAIL(err, HD_E_CORRUPT,
+                   "%s: block %" PRId64 " (bytes %" PRId64 " to %" PRId64 ") is damaged: CRC-32C %08" PRIx32
+                   ", the manifest says %08" PRIx32,
+                   f->path, block, block * HD_BLOCK_BYTES, block * HD_BLOCK_BYTES + (int64_t)n, found, f->crc[block]);
+}
+
 /* Reads one whole block into `to` and checks it. */
 static hd_status read_block(hd_block_file *f, int64_t block, void *to, hd_err *err)
 {
-    size_t n = (size_t)block_length(f, block);
-    hd_status st = hd_io_pread(f->file, to, n, block * HD_BLOCK_BYTES, err);
-    if (st != HD_OK) { return st; }
-    uint32_t found = hd_crc32c(0, to, n);
-    if (found != f->crc[block]) {
-        return HD_FAIL(err, HD_E_CORRUPT,
-                       "%s: block %" PRId64 " (bytes %" PRId64 " to %" PRId64 ") is damaged: CRC-32C %08" PRIx32
-                       ", the manifest says %08" PRIx32,
-                       f->path, block, block * HD_BLOCK_BYTES, block * HD_BLOCK_BYTES + (int64_t)n, found, f->crc[block]);
-    }
-    f->seen[block / 8] |= (unsigned char)(1u << (block % 8));
-    return HD_OK;
+    hd_status st = hd_io_pread(f->file, to, (size_t)block_length(f, block), block * HD_BLOCK_BYTES, err);
+    if (st == HD_OK) { st = hd_block_file_check(f, block, to, err); }
+    if (st == HD_OK) { f->seen[block / 8] |= (unsigned char)(1u << (block % 8)); }
+    return st;
 }
 
 static hd_status cached_block(hd_block_file *f, int64_t block, hd_err *err)

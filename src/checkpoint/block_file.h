@@ -40,6 +40,9 @@ void hd_block_file_close(hd_block_file *f); /* accepts a zeroed one */
 /* [offset, offset + n), which must lie inside the file.  HD_E_CORRUPT names the file and the block that is damaged. */
 hd_status hd_block_file_read(hd_block_file *f, int64_t offset, size_t n, void *out, hd_err *err) HD_CHECK_RESULT;
 
+/* Compares one block that is in memory, `data` its first byte, with its checksum; HD_OK without checksums.  From any thread. */
+hd_status hd_block_file_check(const hd_block_file *f, int64_t block, const void *data, hd_err *err) HD_CHECK_RESULT;
+
 /* Verifies the blocks that no read has touched. */
 hd_status hd_block_file_verify_rest(hd_block_file *f, hd_err *err) HD_CHECK_RESULT;
 

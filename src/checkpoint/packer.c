@@ -15,8 +15,6 @@ typedef struct worker {
     hd_source source;
     float *band;
     size_t capacity; /* values */
-    hd_err error;    /* of its first band that failed */
-    int64_t failed;  /* that band; -1 */
 } worker;
 
 struct hd_packer {
@@ -87,16 +85,11 @@ static hd_status pack_band(hd_packer *p, worker *w, int64_t first, int64_t end, 
     return st;
 }
 
-static void band(void *arg, int64_t i, int thread)
+static hd_status band(void *arg, int64_t i, int thread, hd_err *err)
 {
     hd_packer *p = arg;
-    worker *w = &p->workers[thread];
     int64_t first = p->first + i * p->per_band, end = first + p->per_band;
-    hd_err error = {0};
-    if (w->failed >= 0 && w->failed < i) { return; }
-    if (pack_band(p, w, first, end < p->end ? end : p->end, &error) == HD_OK) { return; }
-    w->failed = i;
-    w->error = error;
+    return pack_band(p, &p->workers[thread], first, end < p->end ? end : p->end, err);
 }
 
 /* Room for a band of every worker. */
@@ -105,7 +98,6 @@ static hd_status reserve(hd_packer *p, size_t values, hd_err *err)
     for (int i = 0; i < p->n_threads; i++) {
         worker *w = &p->workers[i];
         void *memory = NULL;
-        w->failed = -1;
         if (w->capacity >= values) { continue; }
         hd_free(w->band);
         w->band = NULL;
@@ -121,7 +113,6 @@ static hd_status reserve(hd_packer *p, size_t values, hd_err *err)
 hd_status hd_packer_run(hd_packer *p, const hd_source_tensor *t, hd_dtype dtype, int64_t first, int64_t n, uint8_t *blocks, uint16_t *scales,
                         hd_err *err)
 {
-    const worker *worst = NULL;
     int64_t row = HD_PACKED_ROWS * t->columns, fit = BAND_VALUES / row;
     p->t = t;
     p->dtype = dtype;
@@ -132,12 +123,5 @@ hd_status hd_packer_run(hd_packer *p, const hd_source_tensor *t, hd_dtype dtype,
     p->scales = scales;
     hd_status st = reserve(p, (size_t)(p->per_band * row), err);
     if (st != HD_OK) { return st; }
-    hd_parallel_for(p->n_threads, (n + p->per_band - 1) / p->per_band, band, p);
-    for (int i = 0; i < p->n_threads; i++) { /* the first in the matrix, whichever thread met it */
-        const worker *w = &p->workers[i];
-        if (w->failed >= 0 && (worst == NULL || w->failed < worst->failed)) { worst = w; }
-    }
-    if (worst == NULL) { return HD_OK; }
-    if (err != NULL) { *err = worst->error; }
-    return worst->error.code;
+    return hd_parallel_try(p->n_threads, (n + p->per_band - 1) / p->per_band, band, p, err);
 }

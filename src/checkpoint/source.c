@@ -221,6 +221,19 @@ static hd_status read_scales(hd_source *s, const hd_source_tensor *t, int64_t bl
     return HD_OK;
 }
 
+hd_status hd_source_read_f8_scales(hd_source *s, const hd_source_tensor *t, float *out, hd_err *err)
+{
+    int64_t across = hd_f8_blocks(t->columns), n;
+    for (int64_t row = 0; row < hd_f8_blocks(t->rows); row++) {
+        for (int64_t first = 0; first < across; first += n) {
+            n = across - first < SCALES_AT_ONCE ? across - first : SCALES_AT_ONCE;
+            hd_status st = read_scales(s, t, row, first, n, out + row * across + first, err);
+            if (st != HD_OK) { return st; }
+        }
+    }
+    return HD_OK;
+}
+
 /* A rectangle inside one row of blocks, whose codes are in the stage. */
 static hd_status scale_band(hd_source *s, const hd_source_tensor *t, hd_rect rect, hd_dtype to, unsigned char *out, hd_err *err)
 {
@@ -272,12 +285,14 @@ static void unpack_part(const hd_source_tensor *t, const unsigned char *block, c
     }
 }
 
-static bool all_finite(const uint16_t *scales, int64_t n)
+hd_status hd_source_check_scales(const hd_folder *folder, const hd_source_tensor *t, const uint16_t *scales, int64_t n, hd_err *err)
 {
     for (int64_t i = 0; i < n; i++) {
-        if ((scales[i] & 0x7F80) == 0x7F80) { return false; }
+        if ((scales[i] & 0x7F80) != 0x7F80) { continue; }
+        return HD_FAIL(err, HD_E_CORRUPT, "%s: tensor %s holds a scale that is not finite", hd_st_path(hd_folder_reader(folder, t->scale_place)),
+                       hd_folder_info(folder, t->scale_place).name);
     }
-    return true;
+    return HD_OK;
 }
 
 /* Blocks first .. first + n of a block row. */
@@ -287,10 +302,7 @@ static hd_status read_blocks(hd_source *s, const hd_source_tensor *t, int64_t bl
     int64_t at = block_row * (t->columns / HD_PACKED_GROUP) + first, bytes = hd_packed_block_bytes(t->dtype), scale_bytes = 2 * HD_PACKED_ROWS;
     HD_TRY(read_bytes(s, t->place, at * bytes, (size_t)(n * bytes), s->stage, err));
     HD_TRY(read_bytes(s, t->scale_place, at * scale_bytes, (size_t)(n * scale_bytes), scales, err));
-    if (!all_finite(scales, n * HD_PACKED_ROWS)) {
-        st = HD_FAIL(err, HD_E_CORRUPT, "%s: tensor %s holds a scale that is not finite", hd_st_path(hd_folder_reader(s->folder, t->scale_place)),
-                     hd_folder_info(s->folder, t->scale_place).name);
-    }
+    st = hd_source_check_scales(s->folder, t, scales, n * HD_PACKED_ROWS, err);
 out:
     return st;
 }

@@ -70,6 +70,12 @@ static inline int64_t hd_source_bytes(const hd_source_tensor *t)
  * dtype, then the stored bits.  Damage in a file is HD_E_CORRUPT. */
 hd_status hd_source_read(hd_source *source, const hd_source_tensor *t, hd_rect rect, hd_dtype to, void *out, hd_err *err) HD_CHECK_RESULT;
 
+/* Whether n scales of a packed tensor are numbers; HD_E_CORRUPT names it. */
+hd_status hd_source_check_scales(const hd_folder *folder, const hd_source_tensor *t, const uint16_t *scales, int64_t n, hd_err *err) HD_CHECK_RESULT;
+
+/* All block scales of an F8_E4M3 tensor as f32, (ceil(rows / 128), ceil(columns / 128)). */
+hd_status hd_source_read_f8_scales(hd_source *source, const hd_source_tensor *t, float *out, hd_err *err) HD_CHECK_RESULT;
+
 /* Cuts a tensor into rectangles of at most max_elements that are contiguous in it: whole rows, or parts of one row.  Start with
  * a zeroed rect; false when the last one was given. */
 bool hd_rect_next(const hd_source_tensor *t, int64_t max_elements, hd_rect *rect);

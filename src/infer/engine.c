@@ -257,11 +257,7 @@ const hd_dims *hd_engine_dims(const hd_engine *e) { return &e->loaded.dims; }
 
 size_t hd_engine_cache_bytes(const hd_engine *e) { return e->cache_bytes; }
 
-size_t hd_engine_memory_bytes(const hd_engine *e)
-{
-    const hd_loaded *l = &e->loaded;
-    return l->model_arena.capacity + l->step_arena.capacity + l->scratch_arena.capacity + l->stream_arena.capacity;
-}
+size_t hd_engine_memory_bytes(const hd_engine *e) { return hd_loaded_memory_bytes(&e->loaded); }
 
 hd_engine_drafts_seen hd_engine_drafting(const hd_engine *e)
 {

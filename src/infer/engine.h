@@ -45,7 +45,7 @@ void hd_engine_close(hd_engine *engine); /* accepts NULL */
 
 const hd_dims *hd_engine_dims(const hd_engine *engine);
 size_t hd_engine_cache_bytes(const hd_engine *engine);  /* of all sessions */
-size_t hd_engine_memory_bytes(const hd_engine *engine); /* all arenas together */
+size_t hd_engine_memory_bytes(const hd_engine *engine); /* all arenas and mapped weights together */
 
 /* Feeds n >= 1 tokens to a session, in chunks; logits (V) of the last.  HD_E_INVALID when they do not fit the capacity; the session is as
  * before after a failure. */

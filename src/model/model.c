@@ -83,14 +83,15 @@ static hd_status new_like(hd_model *model, const hd_param *param, hd_dtype dtype
 static hd_status new_weights(hd_model *model, hd_arena *arena, hd_err *err)
 {
     hd_status st = HD_OK;
-    hd_arena nowhere; /* shapes without memory, for weights that are streamed */
-    hd_arena_open_dry(&nowhere, "streamed weights");
+    hd_arena nowhere; /* shapes without memory */
+    bool elsewhere = model->options.streamed || model->options.mapped;
+    hd_arena_open_dry(&nowhere, "weights in files");
     for (int64_t i = 0; i < model->n_param; i++) {
         hd_param *param = &model->params[i];
         hd_dtype dtype = param->spec->keep_f32 ? HD_DTYPE_F32 : model->options.weight_dtype;
         param->weight.layout = HD_LAYOUT_OUT_IN;
-        HD_TRY(new_like(model, param, dtype, model->options.streamed ? &nowhere : arena, &param->weight.value, err));
-        if (model->options.streamed) { continue; }
+        HD_TRY(new_like(model, param, dtype, elsewhere ? &nowhere : arena, &param->weight.value, err));
+        if (elsewhere) { continue; }
         if (dtype == HD_DTYPE_F32) {
             param->master = param->weight.value;
         } else if (param->trained) {
@@ -175,7 +176,7 @@ static hd_status check_options(const hd_dims *dims, const hd_model_options *o, h
     if (o->max_positions < 1) {
         return HD_FAIL(err, HD_E_INVALID, "max_positions is %lld, want at least 1", (long long)o->max_positions);
     }
-    if (o->streamed && o->training) {
+    if ((o->streamed || o->mapped) && o->training) {
         return HD_FAIL(err, HD_E_UNSUPPORTED, "training needs its weights in memory");
     }
     if (dims->n_expert > 0 && o->moe_strategy == HD_MOE_DROPPING && !(o->capacity_factor > 0.0)) {

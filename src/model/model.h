@@ -48,6 +48,7 @@ typedef struct hd_model_options {
     double init_std, dense_init_scale;/* init_std > 0: every matrix normal(init_std); else MaxText's rules */
     bool training;                    /* gradients, master weights and moments are allocated */
     bool streamed;                    /* weights take no memory of the model: see hd_weight_stream; not with training */
+    bool mapped;                      /* nor here: whoever opened the model sets hd_param.weight (checkpoint/mapped.h); not with training */
     const char *const *trainable_mask, *const *adamw_mask; /* POSIX extended regexes over hf names and MaxText paths; may be NULL */
     int n_trainable_mask, n_adamw_mask;
 } hd_model_options;

@@ -289,9 +289,32 @@ static void parallel_loops(void **state)
     }
 }
 
+static hd_status odd_items_fail(void *arg, int64_t i, int thread, hd_err *error)
+{
+    int64_t from = *(int64_t *)arg;
+    (void)thread;
+    return i >= from && i % 2 == 1 ? HD_FAIL(error, HD_E_IO, "item %lld", (long long)i) : HD_OK;
+}
+
+/* The failure of the smallest item is the one that comes back, from any number of threads. */
+static void parallel_failures(void **state)
+{
+    (void)state;
+    for (int n_threads = 1; n_threads <= 4; n_threads++) {
+        hd_err error = {0};
+        int64_t from = 41, never = 1000;
+        assert_int_equal(hd_parallel_try(n_threads, 200, odd_items_fail, &from, &error), HD_E_IO);
+        assert_string_equal(error.msg, "item 41");
+        assert_int_equal(hd_parallel_try(n_threads, 200, odd_items_fail, &from, NULL), HD_E_IO);
+        assert_int_equal(hd_parallel_try(n_threads, 200, odd_items_fail, &never, &error), HD_OK);
+        assert_int_equal(hd_parallel_try(n_threads, 0, odd_items_fail, &never, &error), HD_OK);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(parallel_failures),
         cmocka_unit_test(error_record),     cmocka_unit_test(long_messages_are_cut_between_characters),
         cmocka_unit_test(log_lines),        cmocka_unit_test(environment),
         cmocka_unit_test(utf8_replacement), cmocka_unit_test(utf8_code_points),

@@ -1,17 +1,5 @@
 /* A model whose weights stay in their files says, bit for bit, what the same model says from memory. */
-#include "checkpoint/fixture.h"
-
-#include "checkpoint/stream.h"
-
-enum { TOKENS = 24, VOCAB = 32 };
-
-/* A model opened for a forward pass, from memory or from its files, sized by a dry pass. */
-typedef struct runner {
-    hd_arena memory, step, scratch, weights;
-    hd_exec ex;
-    hd_model model;
-    hd_ckpt_stream *stream;
-} runner;
+#include "checkpoint/forward.h"
 
 static hd_dims forward_dims(void)
 {
@@ -20,75 +8,6 @@ static hd_dims forward_dims(void)
     d.n_mtp = 0;
     d.mtp_own_norm = false;
     return d;
-}
-
-static void open_runner(runner *r, const hd_dims *dims, hd_moe_strategy strategy, hd_dtype weights, bool dry, const size_t sizes[4])
-{
-    hd_model_options options = {.dtype = HD_DTYPE_F32, .weight_dtype = weights, .mu_dtype = HD_DTYPE_F32, .max_positions = TOKENS,
-                                .moe_strategy = strategy, .streamed = r->stream != NULL};
-    if (dry) {
-        hd_arena_open_dry(&r->memory, "model");
-        hd_arena_open_dry(&r->step, "step");
-        hd_arena_open_dry(&r->scratch, "scratch");
-        hd_arena_open_dry(&r->weights, "weights");
-    } else {
-        assert_ok(hd_arena_open(&r->memory, "model", sizes[0], &err));
-        assert_ok(hd_arena_open(&r->step, "step", sizes[1], &err));
-        assert_ok(hd_arena_open(&r->scratch, "scratch", sizes[2], &err));
-        assert_ok(hd_arena_open(&r->weights, "weights", sizes[3], &err));
-    }
-    assert_ok(hd_exec_init(&r->ex, &r->scratch, 2, dry, &err));
-    assert_ok(hd_model_open(dims, &options, &r->ex, &r->memory, &r->model, &err));
-    if (r->stream != NULL) { assert_ok(hd_ckpt_stream_attach(r->stream, &r->model, &r->ex, &r->weights, &err)); }
-}
-
-static void close_runner(runner *r)
-{
-    hd_model_close(&r->model);
-    hd_arena_close(&r->memory);
-    hd_arena_close(&r->step);
-    hd_arena_close(&r->scratch);
-    hd_arena_close(&r->weights);
-}
-
-/* token: of all rows, or -1 for different ones. */
-static void forward(runner *r, int32_t token, float *out)
-{
-    int32_t tokens[TOKENS], positions[TOKENS], segments[TOKENS];
-    float ones[TOKENS];
-    hd_tensor logits;
-    size_t mark = hd_arena_mark(&r->step);
-    for (int i = 0; i < TOKENS; i++) {
-        tokens[i] = token >= 0 ? token : (i * 7 + 3) % VOCAB;
-        positions[i] = i;
-        segments[i] = 1;
-        ones[i] = 1.0f;
-    }
-    hd_leaf leaf = {.n_seq = 1, .seq_len = TOKENS, .weight_total = 1.0, .n_seq_total = 1, .n_token_total = TOKENS};
-    hd_leaf_rows rows = {.n_seq = 1, .seq_len = TOKENS, .inputs = tokens, .targets = tokens, .positions = positions,
-                         .segments = segments, .loss_weights = ones};
-    assert_ok(hd_leaf_upload(&r->model, &r->ex, &r->step, &rows, &leaf, &err));
-    assert_ok(hd_tensor_new_2d(&r->step, HD_DTYPE_F32, TOKENS, VOCAB, &logits, &err));
-    assert_ok(hd_model_logits(&r->model, &r->ex, &r->step, &leaf, 0, &logits, &err));
-    assert_ok(hd_exec_read(&r->ex, &logits, out, &err));
-    hd_arena_release(&r->step, mark);
-}
-
-static void run(const char *path, hd_moe_strategy strategy, hd_dtype weights, bool streamed, int32_t token, float *out, size_t sizes[4])
-{
-    hd_dims dims = forward_dims();
-    runner r = {0};
-    if (streamed) { assert_ok(hd_ckpt_stream_open(path, &dims, &r.stream, &err)); }
-    open_runner(&r, &dims, strategy, weights, true, NULL);
-    forward(&r, token, out);
-    sizes[0] = r.memory.high, sizes[1] = r.step.high, sizes[2] = r.scratch.high, sizes[3] = r.weights.high;
-    close_runner(&r);
-    open_runner(&r, &dims, strategy, weights, false, sizes);
-    if (!streamed) { assert_ok(hd_ckpt_load_parameters(path, &r.ex, &r.model, &err)); }
-    forward(&r, token, out);
-    assert_true(r.memory.high <= sizes[0] && r.weights.high <= sizes[3]);
-    close_runner(&r);
-    hd_ckpt_stream_close(r.stream);
 }
 
 static void make_folder(const char *dir, hd_dtype weights)
@@ -103,12 +22,15 @@ static void make_folder(const char *dir, hd_dtype weights)
 
 static void compare(const char *path, hd_moe_strategy strategy, hd_dtype weights, int32_t token)
 {
-    static float memory[TOKENS * VOCAB], files[TOKENS * VOCAB];
+    static float memory[TOKENS * MAX_VOCAB], files[TOKENS * MAX_VOCAB];
     size_t in_memory[4], in_files[4];
-    run(path, strategy, weights, false, token, memory, in_memory);
-    run(path, strategy, weights, true, token, files, in_files);
-    for (int i = 0; i < TOKENS * VOCAB; i++) { assert_true(memory[i] == memory[i]); }
-    assert_memory_equal(memory, files, sizeof memory);
+    hd_dims dims = forward_dims();
+    manner how = {.strategy = strategy, .weights = weights};
+    (void)run(path, &dims, &how, token, memory, in_memory);
+    how.from = FROM_STREAM;
+    (void)run(path, &dims, &how, token, files, in_files);
+    for (int64_t i = 0; i < TOKENS * dims.vocab_size; i++) { assert_true(memory[i] == memory[i]); }
+    assert_memory_equal(memory, files, (size_t)(TOKENS * dims.vocab_size) * sizeof(float));
     assert_true(in_files[0] + in_files[3] < in_memory[0]); /* a unit and an expert, not the model */
 }
 
