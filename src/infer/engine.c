@@ -126,15 +126,29 @@ static hd_status place_and_step(hd_engine *e, int64_t length, bool with_drafts, 
     return hd_engine_pass(e, e->options.n_session, with_drafts, NULL, err);
 }
 
-/* The most that will be done: a whole chunk at the end of a full cache, and steps of all sessions there. */
+/* Chunks of every length, in an empty cache and at the end of a full one: attention chooses its form by both, and the forms differ in the
+ * memory that they take. */
+static hd_status place_and_read(hd_engine *e, hd_err *err)
+{
+    hd_session *x = &e->sessions[0];
+    for (int64_t n = e->options.chunk; n >= 1; n--) {
+        for (int end = 0; end < 2; end++) {
+            place(x, end == 0 ? 0 : e->options.capacity - n);
+            hd_status st = pass_chunk(e, x, NULL, n, NULL, err);
+            if (st != HD_OK) { return st; }
+        }
+    }
+    return HD_OK;
+}
+
+/* The most that will be done: chunks, and steps of all sessions at the end of a full cache. */
 static hd_status most(void *context, hd_err *err)
 {
     hd_status st;
     hd_engine *e = context;
-    int64_t capacity = e->options.capacity, chunk = e->options.chunk;
+    int64_t capacity = e->options.capacity;
     HD_TRY(new_caches(e, err));
-    place(&e->sessions[0], capacity - chunk);
-    HD_TRY(pass_chunk(e, &e->sessions[0], NULL, chunk, NULL, err));
+    HD_TRY(place_and_read(e, err));
     HD_TRY(place_and_step(e, capacity - 1, false, err));
     HD_TRY(place_and_step(e, capacity - 2, true, err));
 out:

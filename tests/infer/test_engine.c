@@ -77,6 +77,30 @@ static void ways_to_read_a_prompt(void **state)
     }
 }
 
+/* What was planned for a full chunk is enough for every shorter one, wherever it stands. */
+static void every_length_fits(void **state)
+{
+    (void)state;
+    hd_err err;
+    enum { LONG = 300 };
+    int32_t tokens[LONG];
+    static float logits[MAX_VOCAB];
+    hd_config *config = configure("num_threads=2");
+    for (int64_t chunk = 20; chunk <= LONG; chunk += 140) {
+        hd_engine *engine = open_engine(config, "v3", 1, LONG, chunk);
+        make_tokens(engine, tokens, LONG);
+        for (int64_t n = 1; n <= chunk; n += 1 + n / 40) {
+            for (int64_t past = 0; past + n <= LONG; past += 149) {
+                hd_engine_rewind(engine, 0, 0);
+                if (past > 0) { assert_ok(hd_engine_extend(engine, 0, tokens, past, logits, &err)); }
+                assert_ok(hd_engine_extend(engine, 0, tokens, n, logits, &err));
+            }
+        }
+        hd_engine_close(engine);
+    }
+    hd_config_free(config);
+}
+
 static void sessions_are_alone(void **state)
 {
     (void)state;
@@ -149,7 +173,8 @@ static void what_does_not_fit(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(ways_to_read_a_prompt), cmocka_unit_test(sessions_are_alone),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(ways_to_read_a_prompt), cmocka_unit_test(every_length_fits),
+                                       cmocka_unit_test(sessions_are_alone),
                                        cmocka_unit_test(what_does_not_fit)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

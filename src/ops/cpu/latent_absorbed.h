@@ -370,14 +370,16 @@ static hd_status latent_take_scratch(hd_exec *ex, latent_job *job, hd_err *err)
 {
     hd_status st = HD_OK;
     latent_count(job);
+    /* n_lanes * window or a little more: unlike that it never shrinks as lanes are added, so that a plan holds for smaller passes */
+    int64_t held = hd_max_i64(job->n_lanes, hd_min_i64(job->n_lanes * job->n_chunks, LATENT_PARTIAL_FLOATS / job->c_padded));
     HD_TRY(hd_arena_alloc(ex->scratch, (size_t)job->n_strips * sizeof *job->strips, (void **)&job->strips, err));
     HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(job->n_groups + 1) * sizeof *job->groups, (void **)&job->groups, err));
     HD_TRY(latent_floats(ex, job->n_row * job->spec->n_head * job->c_padded, &job->rows, err));
     HD_TRY(latent_floats(ex, job->n_lanes * job->width_padded, &job->panels, err));
     HD_TRY(latent_floats(ex, job->n_lanes * job->c_padded, &job->context, err));
     HD_TRY(latent_floats(ex, job->n_lanes * 2 * job->n_slices, &job->stat, err));
-    HD_TRY(latent_floats(ex, job->n_lanes * job->window * job->c_padded, &job->partial, err));
-    HD_TRY(latent_floats(ex, job->n_lanes * job->window * 2, &job->partial_stat, err));
+    HD_TRY(latent_floats(ex, held * job->c_padded, &job->partial, err));
+    HD_TRY(latent_floats(ex, held * 2, &job->partial_stat, err));
     HD_TRY(latent_floats(ex, ex->n_threads * job->work_len, &job->work, err));
 out:
     return st;
