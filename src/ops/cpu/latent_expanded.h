@@ -85,7 +85,8 @@ static hd_status latent_expand(hd_exec *ex, const latent_expansion *e, const hd_
     int64_t width = e->spec->qk_nope_head_dim + e->spec->v_head_dim, m = e->key_end - e->key_begin, n = e->n_head * width, k = e->spec->kv_lora_rank;
     hd_gemm_form form = {.a_dtype = rows->dtype, .b_dtype = kv_b->value.dtype, .c_dtype = HD_DTYPE_F32, .a_row = rows->stride[0], .a_column = 1,
                          .b_row = 1, .b_column = kv_b->value.stride[0], .accum = HD_SET};
-    hd_gemm_limits limits = {.n_problems = 1, .m_max = m, .n_max = n, .k_max = k, .m_total = m, .k_total = k, .a_total = m * k};
+    hd_gemm_limits limits = {.n_problems = 1, .m_max = LATENT_BLOCK, .n_max = n, .k_max = k, .m_total = LATENT_BLOCK, .k_total = k,
+                             .a_total = LATENT_BLOCK * k}; /* of a whole block always: the memory depends on the new tokens alone */
     hd_gemm_batch batch;
     size_t mark = hd_arena_mark(ex->scratch);
     HD_TRY(hd_gemm_reserve(ex, &form, &limits, &batch, err));
