@@ -31,6 +31,31 @@ check "init_weights_seed is the seed when there is no other" cmp "$out" "$tmp/al
 run $decode $draw prompt_file="$tmp/p.jsonl" answer_format=jsonl return_log_prob=true init_weights_seed=7 decode_sampling_seed=8
 check "another seed, other answers" sh -c "! cmp -s '$out' '$tmp/all'"
 
+# drafts of an MTP layer change no answer
+run train $tiny run_name=mtp steps=3 tokenizer_type=byte checkpoint_period=10 mtp_num_layers=1
+wants 0
+for how in off on; do
+    run decode load_parameters_path="$tmp/mtp" tokenizer_type=byte dtype=float32 max_target_length=100 $draw prompt_file="$tmp/p.jsonl" answer_format=jsonl return_log_prob=true per_device_batch_size=3 mtp_speculation=$how
+    wants 0
+    cp "$out" "$tmp/$how"
+done
+wants 0 "drafts"
+check "drafts: the same" cmp "$tmp/on" "$tmp/off"
+
+# a signal ends the answers: those that are made are printed
+for i in $(seq 2000); do echo '"Prompt"'; done >"$tmp/many.jsonl"
+what="SIGTERM" code=0
+"$hadal" $decode $draw prompt_file="$tmp/many.jsonl" per_device_batch_size=2 num_threads=1 >"$out" 2>"$err" &
+pid=$!
+for _ in $(seq 200); do
+    [ ! -s "$out" ] || break
+    sleep 0.05
+done
+kill -TERM "$pid"
+wait "$pid" || code=$?
+wants 143 "of 2000 prompts were taken"
+check "it did not answer all" test "$(grep -ac '^Input' "$out")" -lt 2000
+
 # one text and lines of text, from a file and from the standard input
 printf 'It was\r\n' >"$tmp/whole.txt"
 printf 'It was\n\nThe\n' >"$tmp/lines.txt"
