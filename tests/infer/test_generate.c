@@ -136,9 +136,11 @@ static void many_as_alone(void **state)
             assert_ok(hd_generate(g, many, N_PROMPT, &hooks, &err));
             for (int i = 0; i < N_PROMPT; i++) {
                 assert_same_answer(&alone[i], &many[i]);
+                assert_true(many[i].ids.n <= 60 && (many[i].finish == HD_FINISH_LENGTH) == (many[i].ids.n == 60));
                 hd_answer_free(&many[i]);
             }
             assert_int_equal(hd_generator_totals(g)->n_answer, N_PROMPT);
+            assert_true(hd_generator_totals(g)->n_kept % 4 == 0); /* whole chunks */
             assert_true(slots[s] == 1 || hd_generator_totals(g)->n_kept >= 8); /* the prompts with a common beginning, from any slot */
             hd_generator_close(g);
         }
@@ -314,6 +316,39 @@ static void commands(void **state)
     assert_fails(decode(dir, "prompt=ab autoregressive_decode_assert=zzzzzz", NULL, &err), HD_E_VERIFY, "zzzzzz");
 }
 
+/* Each allocation of a run may fail: a sentence, and nothing is left behind. */
+static void memory_runs_out(void **state)
+{
+    const char *dir = *state;
+    hd_err err;
+    char keys[512];
+    static const char *const turns[] = {"hello", "more", NULL};
+    static const char two[] = "\"one\"\n{\"prompt\": \"two\\n\"}\n";
+    write_tokenizer(dir, "{% for m in messages %}{{ m.content }}{% endfor %}");
+    assert_ok(hd_io_write_file(hd_temp_path(dir, "p.jsonl"), two, sizeof two - 1, &err));
+    (void)snprintf(keys, sizeof keys, "prompt_file=%s answer_format=jsonl return_log_prob=true stop=ab", hd_temp_path(dir, "p.jsonl"));
+    for (int chat = 0; chat < 2; chat++) {
+        const char *const *script = chat ? turns : NULL;
+        const char *words = chat ? "stop=ab" : keys;
+        assert_ok(decode(dir, words, script, &err)); /* the buffers of this test have their size */
+        size_t live = hd_alloc_get_stats().live_calls, before = hd_alloc_get_stats().total_calls;
+        assert_ok(decode(dir, words, script, &err));
+        size_t n = hd_alloc_get_stats().total_calls - before, step = 1 + n / (size_t)hd_test_count(40, 100000);
+        for (size_t k = 1; k < n; k += step) {
+            hd_config *config = configure(dir, words);
+            hd_run_hooks hooks = {.stop_signal = &seen.stop, .interrupt = &seen.interrupt};
+            seen.script = script;
+            if (chat) { hooks.read_line = next_line, hooks.write = keep_text; }
+            hd_alloc_fail_at(k, 0);
+            hd_status st = hd_cmd_decode(config, &hooks, &err);
+            hd_alloc_fail_at(0, 0);
+            hd_config_free(config);
+            if (st != HD_OK && st != HD_E_NOMEM) { fail_msg("allocation %zu: %s", k, err.msg); }
+            assert_int_equal(hd_alloc_get_stats().live_calls, live);
+        }
+    }
+}
+
 static int tear_down(void **state)
 {
     hd_buf_free(&seen.lines);
@@ -326,6 +361,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(many_as_alone, hd_temp_setup, tear_down),
                                        cmocka_unit_test_setup_teardown(ends, hd_temp_setup, tear_down),
                                        cmocka_unit_test_setup_teardown(commands, hd_temp_setup, tear_down),
-                                       cmocka_unit_test_setup_teardown(chats, hd_temp_setup, tear_down)};
+                                       cmocka_unit_test_setup_teardown(chats, hd_temp_setup, tear_down),
+                                       cmocka_unit_test_setup_teardown(memory_runs_out, hd_temp_setup, tear_down)};
     return cmocka_run_group_tests_name("generate", tests, NULL, NULL);
 }
