@@ -133,7 +133,7 @@ const char *hd_cli_hint(const hd_err *err)
     case HD_E_BUSY:
         return "hint: choose another run_name, or stop the other process";
     case HD_E_SIGNAL:
-        return "hint: the same command goes on from here";
+        return strstr(err->msg, " after step ") != NULL ? "hint: the same command goes on from here" : NULL; /* training */
     default:
         return NULL;
     }
