@@ -12,6 +12,7 @@
 #include "eval/golden.h"
 #include "eval/golden_write.h"
 #include "eval/passes.h"
+#include "eval/reference.h"
 #include "eval/report.h"
 #include "hadal/commands.h"
 #include "hadal/log.h"
@@ -27,6 +28,7 @@ typedef struct checker {
     int64_t pass_tokens;            /* most tokens of a pass */
     bool one_per_pass;              /* prompts do not share a pass */
     bool skip_first;
+    bool writes; /* there is nothing to compare with: our logits of given texts are written */
     hd_scorer *scorer;
     hd_routing_log routing;
     hd_bisect *bisect; /* NULL when not asked for */
@@ -60,10 +62,12 @@ static hd_status read_config(checker *c, hd_err *err)
     c->max_tokens = hd_config_int(config, HD_KEY_max_target_length);
     c->token_size = hd_config_is_null(config, HD_KEY_token_size) ? INT64_MAX : hd_config_int(config, HD_KEY_token_size);
     c->skip_first = hd_config_bool(config, HD_KEY_skip_first_token);
-    if (!golden && hd_config_is_null(config, HD_KEY_bisect)) {
+    bool prompts = hd_config_is_set(config, HD_KEY_prompt) || !hd_config_is_null(config, HD_KEY_prompt_file);
+    c->writes = !golden && prompts && !hd_config_is_null(config, HD_KEY_output_logits_path);
+    if (!golden && !c->writes && hd_config_is_null(config, HD_KEY_bisect)) {
         return HD_FAIL(err, HD_E_CONFIG,
                        "there is nothing to compare with: set golden_logits_path=FILE, or bisect=DUMP; "
-                       "tools/hf_golden_logits.py makes both");
+                       "tools/hf_golden_logits.py makes both, and prompt_file=TEXTS output_logits_path=FILE the former from a folder");
     }
     if (golden && isnan(c->rules.max_kl) && isnan(c->rules.atol)) {
         return HD_FAIL(err, HD_E_CONFIG,
@@ -380,6 +384,7 @@ hd_status hd_cmd_check(const hd_config *config, const hd_run_hooks *hooks, hd_er
     HD_TRY(open_model(&c, err));
     HD_TRY(open_outputs(&c, err));
     if (!hd_config_is_null(config, HD_KEY_golden_logits_path)) { HD_TRY(check_golden(&c, err)); }
+    if (c.writes) { HD_TRY(hd_reference_write(config, c.scorer, c.max_tokens, c.token_size, &c.writer, err)); }
     if (c.bisect != NULL) { HD_TRY(bisect(&c, first, err)); }
     HD_TRY(conclude(&c, first, err));
 out:

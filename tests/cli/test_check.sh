@@ -56,4 +56,30 @@ run check $keys --max_kl_div=2e-4 --golden_logits_path="$tmp/golden.jsonl" outpu
 wants 1 "/dev/full"
 run check $keys --max_kl_div=2e-4 --golden_logits_path="$tmp/golden.jsonl" metrics_file=/dev/full
 wants 1 "/dev/full"
+
+# A golden file of our own, and another format beside it.
+run train $tiny run_name=book steps=2 checkpoint_period=2
+wants 0
+printf '"one text"\n"and another one"\n' >"$tmp/texts.jsonl"
+own="tokenizer_type=byte dtype=float32 max_target_length=32"
+run check $own load_parameters_path="$tmp/book" prompt_file="$tmp/texts.jsonl"
+wants 2 "prompt_file=TEXTS output_logits_path=FILE"
+run check $own load_parameters_path="$tmp/book" prompt_file="$tmp/texts.jsonl" documents=jsonl output_logits_path="$tmp/own.jsonl"
+wants 0 "own.jsonl: logits of 2 prompts"
+run check $own load_parameters_path="$tmp/book" golden_logits_path="$tmp/own.jsonl" max_kl_div=1e-9
+wants 0 '"one text": 9 tokens' "2 prompts are within the limit"
+run check $own load_parameters_path="$tmp/book" prompt="a text" output_logits_path=/dev/full
+wants 1 "/dev/full"
+run check $own load_parameters_path="$tmp/book" prompt="a text that is longer than the eight tokens that fit" max_target_length=8 output_logits_path="$tmp/x"
+wants 2 "prompt 1 has" "max_target_length is 8"
+run convert "$tmp/book" "$tmp/book8" quantization=int8
+wants 0
+run check $own load_parameters_path="$tmp/book8" golden_logits_path="$tmp/own.jsonl" max_kl_div=1
+wants 0 "2 prompts are within the limit"
+cp "$out" "$tmp/packed.txt"
+run check $own load_parameters_path="$tmp/book" quantization=int8 golden_logits_path="$tmp/own.jsonl" max_kl_div=1
+wants 0 "2 prompts are within the limit"
+check "packed at load as packed before" cmp -s "$out" "$tmp/packed.txt"
+run check $own load_parameters_path="$tmp/book8" quantization=int4 golden_logits_path="$tmp/own.jsonl" max_kl_div=1
+wants 2 "holds int8, and quantization asks for int4"
 finish
