@@ -25,7 +25,7 @@ typedef struct raw_config {
         num_key_value_heads, n_shared_experts, n_routed_experts, kv_lora_rank, q_lora_rank, qk_rope_head_dim, qk_nope_head_dim,
         v_head_dim, qk_head_dim, n_group, topk_group, num_experts_per_tok, moe_layer_freq, first_k_dense_replace,
         max_position_embeddings, num_nextn_predict_layers, bos_token_id, eos_token_id;
-    int64_t norm_topk_prob, tie_word_embeddings, attention_bias, rope_interleave, mlp_bias; /* 0, 1 */
+    int64_t norm_topk_prob, tie_word_embeddings, attention_bias, rope_interleave, mlp_bias, mtp_use_shared_head_norm; /* 0, 1 */
     double routed_scaling_factor, rms_norm_eps, initializer_range, rope_theta;
     bool has_rope_scaling;
     struct {
@@ -55,8 +55,8 @@ static const field fields[] = {
     FIELD(num_experts_per_tok, I64), FIELD(moe_layer_freq, I64), FIELD(first_k_dense_replace, I64),
     FIELD(max_position_embeddings, I64), FIELD(num_nextn_predict_layers, I64), FIELD(bos_token_id, I64), FIELD(eos_token_id, I64),
     FIELD(norm_topk_prob, BOOL), FIELD(tie_word_embeddings, BOOL), FIELD(attention_bias, BOOL), FIELD(rope_interleave, BOOL),
-    FIELD(mlp_bias, BOOL), FIELD(routed_scaling_factor, F64), FIELD(rms_norm_eps, F64), FIELD(initializer_range, F64),
-    FIELD(rope_theta, F64),
+    FIELD(mtp_use_shared_head_norm, BOOL), FIELD(mlp_bias, BOOL), FIELD(routed_scaling_factor, F64), FIELD(rms_norm_eps, F64),
+    FIELD(initializer_range, F64), FIELD(rope_theta, F64),
 };
 
 static const field rope_fields[] = {
@@ -210,7 +210,7 @@ static void fill_shape(const raw_config *raw, const family_defaults *d, hd_dims 
     dims->n_expert = or_i64(raw->n_routed_experts, d->routed);
     dims->n_shared_expert = dims->n_expert > 0 ? or_i64(raw->n_shared_experts, d->shared) : 0;
     dims->n_mtp = or_i64(raw->num_nextn_predict_layers, 0);
-    dims->mtp_own_norm = true;
+    dims->mtp_own_norm = raw->mtp_use_shared_head_norm != 0; /* absent: as DeepSeek's own */
     dims->rms_norm_eps = or_f64(raw->rms_norm_eps, 1e-6);
     dims->latent_norm_eps = 1e-6;
     dims->max_position_embeddings = or_i64(raw->max_position_embeddings, d->positions);
@@ -479,6 +479,7 @@ void hd_hf_config_write(const hd_dims *dims, hd_dtype weights, hd_buf *out)
     put_i64(&w, "intermediate_size", dims->intermediate_size);
     put_i64(&w, "num_hidden_layers", dims->n_layer);
     put_i64(&w, "num_nextn_predict_layers", dims->n_mtp);
+    if (dims->n_mtp > 0 && !dims->mtp_own_norm) { put_bool(&w, "mtp_use_shared_head_norm", false); } /* ours: nobody else reads it */
     put_i64(&w, "num_attention_heads", dims->n_head);
     put_i64(&w, "num_key_value_heads", dims->n_head);
     put_i64_or_null(&w, "q_lora_rank", dims->q_lora_rank, 0);

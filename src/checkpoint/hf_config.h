@@ -2,8 +2,8 @@
  *
  * Reading: model_type deepseek_v2 or deepseek_v3; an absent field has the default of the native transformers class
  * (architecture notes, 1.2).  What hadal cannot compute is HD_E_UNSUPPORTED, what contradicts itself HD_E_CONFIG.
- * config.json is silent about three numbers of hd_dims: latent_norm_eps becomes 1e-6, mtp_own_norm true (as DeepSeek's own models),
- * router.masked_group_zero false. */
+ * config.json is silent about two numbers of hd_dims: latent_norm_eps becomes 1e-6, router.masked_group_zero false.  mtp_own_norm is true, as
+ * in DeepSeek's own models, unless a member that only hadal writes, mtp_use_shared_head_norm, says false. */
 #ifndef HD_CHECKPOINT_HF_CONFIG_H
 #define HD_CHECKPOINT_HF_CONFIG_H
 

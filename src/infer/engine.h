@@ -64,8 +64,7 @@ bool hd_engine_take_draft(hd_engine *engine, int64_t session, int32_t token, flo
 typedef struct hd_engine_drafts_seen {
     bool possible;               /* drafting was asked for, and there is a module */
     int64_t n_draft, n_accepted; /* verified drafts */
-    double plain_s, drafted_s;   /* of the latest passes without and with drafts (infer/pace.h); 0: there were none */
-    double break_even;           /* the acceptance at which both are equally fast; 0: not known */
+    double break_even;           /* the acceptance at which passes with and without drafts are equally fast (infer/pace.h); 0: not known */
 } hd_engine_drafts_seen;
 
 hd_engine_drafts_seen hd_engine_drafting(const hd_engine *engine);

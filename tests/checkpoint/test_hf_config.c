@@ -135,6 +135,7 @@ static void way_back(void **state)
 {
     (void)state;
     static const char *const texts[] = {v2_lite, v3, "{\"model_type\": \"deepseek_v3\"}",
+                                        "{\"model_type\": \"deepseek_v3\", \"num_nextn_predict_layers\": 2, \"mtp_use_shared_head_norm\": false}",
                                         "{\"model_type\": \"deepseek_v3\", \"n_routed_experts\": null, \"first_k_dense_replace\": 61, \"num_experts_per_tok\": 0}",
                                         "{\"model_type\": \"deepseek_v2\", \"topk_method\": \"group_limited_greedy\", \"n_group\": 8, \"topk_group\": 3, "
                                         "\"num_experts_per_tok\": 6, \"routed_scaling_factor\": 16.0, \"eos_token_id\": null, "
@@ -146,6 +147,7 @@ static void way_back(void **state)
         hd_hf_config_write(&d, HD_DTYPE_BF16, &text);
         assert_ok(hd_buf_check(&text, &err));
         assert_ok(hd_hf_config_parse(text.data, text.n, "written", &back, &err));
+        assert_true(d.mtp_own_norm == (d.n_mtp != 2));
         if (memcmp(&d, &back, sizeof d) != 0) { fail_msg("config %zu changed on its way through:\n%s", i, text.data); }
         assert_non_null(strstr(text.data, "\"torch_dtype\": \"bfloat16\""));
         assert_null(strstr(text.data, "quantization_config"));
