@@ -365,12 +365,42 @@ static void run_few(const gemm_item *item, const gemm_item *next, bool add)
     }
 }
 
+/* One or two rows and B [k, n] whose rows are wide enough: each row of weights is read once, as it lies. */
+static bool is_few_columns(const gemm_item *item)
+{
+    const hd_gemm_form *f = item->phase->form;
+    return f->b_column == 1 && !gemm_is_stored(f->b_dtype) && item->row_end - item->row_begin == item->task->rows &&
+           item->task->rows <= 2 && item->columns % HD_GEMM_FEW_COLUMNS == 0;
+}
+
+static void run_few_columns(const gemm_item *item, bool add)
+{
+    const hd_gemm_form *form = item->phase->form;
+    const gemm_task *task = item->task;
+    int64_t span = span_of(item->phase, task), k_begin = item->phase->k_begin;
+    hd_gemm_few_columns f = {.b_row_bytes = form->b_row * gemm_element_bytes(form->b_dtype), .sums_row = item->sums_row};
+    for (int64_t k = 0; k < span; k += HD_GEMM_KC) {
+        f.kc = hd_min_i64(HD_GEMM_KC, span - k);
+        f.a = task->packed + packed_at(task->rows, 1, 0, k / HD_GEMM_KC, f.kc);
+        f.add = add || k > 0;
+        for (int64_t j = 0; j < item->columns; j += HD_GEMM_FEW_COLUMNS) {
+            f.b = gemm_address(task->b, form->b_dtype, (k_begin + k) * form->b_row + item->column + j);
+            f.sums = item->sums + j;
+            gemm_few_columns[form->b_dtype == HD_DTYPE_BF16][task->rows](&f);
+        }
+    }
+}
+
 /* All k-blocks of the span.  The end fetches the beginning of `next`, the item after this one (NULL: none). */
 static void run_blocks(gemm_item *item, const gemm_item *next, bool add)
 {
     int64_t span = span_of(item->phase, item->task);
     if (is_few(item) && span > 0) {
         run_few(item, next, add);
+        return;
+    }
+    if (span > 0 && is_few_columns(item)) {
+        run_few_columns(item, add);
         return;
     }
     for (int64_t k = 0; k < span; k += HD_GEMM_KC) {

@@ -94,6 +94,43 @@ HD_INLINE void few_kernel(const int m, const hd_dtype dtype, const hd_gemm_few *
     }
 }
 
+/* Few rows times B [k, n]: HD_GEMM_FEW_VECTORS vectors of columns at a time, row after row of B, nothing packed.
+ * Bytes: B, once.  Each row of B gives 8 vectors (256 or 512 bytes of f32) and 8 m multiply-adds. */
+enum { HD_GEMM_FEW_VECTORS = 8, HD_GEMM_FEW_COLUMNS = HD_GEMM_FEW_VECTORS * HD_LANES };
+
+typedef struct hd_gemm_few_columns {
+    const char *b; /* row k of the block, first column */
+    int64_t b_row_bytes, kc;
+    const float *a; /* packed block: kc groups of `rows` floats */
+    float *sums;
+    int64_t sums_row;
+    bool add;
+} hd_gemm_few_columns;
+
+/* `vectors` of columns, all valid. */
+HD_INLINE void few_columns(const int m, const int vectors, const hd_dtype dtype, const hd_gemm_few_columns *f)
+{
+    hd_vf acc[2][HD_GEMM_FEW_VECTORS] = {{{0}}};
+    for (int64_t k = 0; k < f->kc; k++) {
+        const char *row = f->b + k * f->b_row_bytes;
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) {
+            hd_vf b = gemm_read_run(gemm_address(row, dtype, v * HD_LANES), dtype);
+#pragma GCC unroll 2
+            for (int i = 0; i < m; i++) { gemm_fma(&acc[i][v], hd_splat(f->a[k * m + i]), b); }
+        }
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < m; i++) {
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) {
+            hd_vf_u *c = (hd_vf_u *)(f->sums + i * f->sums_row + v * HD_LANES);
+            if (f->add) { acc[i][v] = *c + acc[i][v]; }
+            *c = acc[i][v];
+        }
+    }
+}
+
 typedef void (*hd_gemm_few_fn)(const hd_gemm_few *f);
 
 #define HD_GEMM_FEW(name, m, dtype)                                                                                 \
@@ -122,5 +159,18 @@ static const hd_gemm_few_fn *gemm_few_kernels(hd_dtype dtype)
 {
     return dtype == HD_DTYPE_BF16 ? gemm_few_bf16 : dtype == HD_DTYPE_F8_E4M3 ? gemm_few_f8 : gemm_few_f32;
 }
+
+typedef void (*hd_gemm_few_columns_fn)(const hd_gemm_few_columns *f);
+
+#define HD_GEMM_FEW_COLUMNS_KERNEL(name, m, vectors, dtype)                                                         \
+    static __attribute__((noinline)) void name(const hd_gemm_few_columns *f) { few_columns(m, vectors, dtype, f); }
+
+HD_GEMM_FEW_COLUMNS_KERNEL(gemm_few_columns_f32_1, 1, HD_GEMM_FEW_VECTORS, HD_DTYPE_F32)
+HD_GEMM_FEW_COLUMNS_KERNEL(gemm_few_columns_f32_2, 2, HD_GEMM_FEW_VECTORS, HD_DTYPE_F32)
+HD_GEMM_FEW_COLUMNS_KERNEL(gemm_few_columns_bf16_1, 1, HD_GEMM_FEW_VECTORS, HD_DTYPE_BF16)
+HD_GEMM_FEW_COLUMNS_KERNEL(gemm_few_columns_bf16_2, 2, HD_GEMM_FEW_VECTORS, HD_DTYPE_BF16)
+
+static const hd_gemm_few_columns_fn gemm_few_columns[2][3] = {{NULL, gemm_few_columns_f32_1, gemm_few_columns_f32_2},
+                                                             {NULL, gemm_few_columns_bf16_1, gemm_few_columns_bf16_2}};
 
 #endif

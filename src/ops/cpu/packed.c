@@ -126,7 +126,9 @@ static void store(const packed_part *part, const packed_tile *t, int64_t row, in
 static void run_pair(const packed_task *task, int64_t a, int64_t b)
 {
     const packed_part *part = task->part;
-    packed_tile t = {.groups = part->groups, .ahead = AHEAD};
+    packed_tile t; /* not cleared: the sums are most of it */
+    t.groups = part->groups;
+    t.ahead = AHEAD;
     const int64_t pair[PACKED_PAIR] = {a, b};
     for (int p = 0; p < PACKED_PAIR; p++) {
         t.blocks[p] = task->blocks + pair[p] * part->row_bytes;
