@@ -12,32 +12,34 @@ typedef struct row {
     int64_t n_seq, length[MAX_SEQUENCES], n_new[MAX_SEQUENCES];
     int64_t heads, nope, rope, v, c, pad;
     hd_dtype act, weight;
+    double q_scale; /* 0: 1 */
 } row;
 
 static const row rows[] = {
-    {0, {0}, {0}, 2, 2, 2, 2, 4, 0, F32, F32},
-    {1, {1}, {1}, 1, 1, 0, 1, 1, 0, F32, F32},
-    {1, {7}, {1}, 1, 3, 2, 5, 6, 2, F32, BF16},
-    {3, {5, 64, 65}, {1, 1, 1}, 2, 4, 2, 3, 8, 0, F32, F32},
-    {3, {130, 3, 300}, {2, 3, 4}, 3, 5, 4, 6, 17, 1, BF16, BF16},
-    {2, {257, 129}, {4, 1}, 16, 8, 4, 8, 33, 0, F32, F32},
-    {4, {66, 258, 20, 128}, {4, 3, 1, 2}, 5, 7, 2, 9, 19, 3, F32, BF16},
-    {1, {600}, {1}, 16, 4, 4, 4, 64, 0, BF16, F32},
-    {1, {270}, {3}, 7, 4, 4, 4, 300, 0, F32, F32},
-    {1, {1030}, {2}, 4, 4, 2, 4, 16, 0, F32, F32},
-    {1, {40}, {1}, 128, 16, 8, 16, 32, 0, F32, BF16},
-    {1, {33}, {1}, 16, 128, 64, 128, 512, 0, F32, BF16},
-    {2, {20, 18}, {1, 2}, 16, 128, 64, 128, 512, 8, BF16, BF16},
-    {1, {300}, {16}, 128, 2, 2, 2, 512, 0, F32, F32},                 /* waves of chunks */
-    {3, {16, 40, 100}, {16, 16, 16}, 128, 2, 2, 2, 8, 0, F32, F32},   /* batches of rows, one cut in two */
-    {2, {5, 90}, {5, 12}, 20, 0, 6, 4, 10, 0, F32, F32},
+    {0, {0}, {0}, 2, 2, 2, 2, 4, 0, F32, F32, 0},
+    {1, {1}, {1}, 1, 1, 0, 1, 1, 0, F32, F32, 0},
+    {1, {7}, {1}, 1, 3, 2, 5, 6, 2, F32, BF16, 0},
+    {3, {5, 64, 65}, {1, 1, 1}, 2, 4, 2, 3, 8, 0, F32, F32, 0},
+    {3, {130, 3, 300}, {2, 3, 4}, 3, 5, 4, 6, 17, 1, BF16, BF16, 0},
+    {2, {257, 129}, {4, 1}, 16, 8, 4, 8, 33, 0, F32, F32, 0},
+    {4, {66, 258, 20, 128}, {4, 3, 1, 2}, 5, 7, 2, 9, 19, 3, F32, BF16, 0},
+    {1, {600}, {1}, 16, 4, 4, 4, 64, 0, BF16, F32, 0},
+    {1, {270}, {3}, 7, 4, 4, 4, 300, 0, F32, F32, 0},
+    {2, {330, 700}, {2, 100}, 3, 4, 4, 4, 10, 0, F32, F32, 80}, /* exponents that only differences from the maximum bound */
+    {1, {1030}, {2}, 4, 4, 2, 4, 16, 0, F32, F32, 0},
+    {1, {40}, {1}, 128, 16, 8, 16, 32, 0, F32, BF16, 0},
+    {1, {33}, {1}, 16, 128, 64, 128, 512, 0, F32, BF16, 0},
+    {2, {20, 18}, {1, 2}, 16, 128, 64, 128, 512, 8, BF16, BF16, 0},
+    {1, {300}, {16}, 128, 2, 2, 2, 512, 0, F32, F32, 0},                 /* waves of chunks */
+    {3, {16, 40, 100}, {16, 16, 16}, 128, 2, 2, 2, 8, 0, F32, F32, 0},   /* batches of rows, one cut in two */
+    {2, {5, 90}, {5, 12}, 20, 0, 6, 4, 10, 0, F32, F32, 0},
     /* expanded, some of them in part: by widths, by tokens, in blocks of positions, in groups of heads */
-    {1, {40}, {40}, 3, 6, 4, 5, 40, 0, F32, F32},
-    {4, {17, 200, 65, 130}, {17, 1, 40, 130}, 5, 7, 2, 9, 50, 3, F32, BF16},
-    {2, {700, 1100}, {150, 20}, 2, 4, 2, 4, 24, 0, BF16, BF16},
-    {1, {40}, {33}, 16, 128, 64, 128, 512, 0, F32, F32},
-    {1, {530}, {129}, 1, 8, 0, 7, 90, 1, F32, F32},
-    {1, {20}, {18}, 70, 64, 2, 64, 200, 0, F32, F32},
+    {1, {40}, {40}, 3, 6, 4, 5, 40, 0, F32, F32, 0},
+    {4, {17, 200, 65, 130}, {17, 1, 40, 130}, 5, 7, 2, 9, 50, 3, F32, BF16, 0},
+    {2, {700, 1100}, {150, 20}, 2, 4, 2, 4, 24, 0, BF16, BF16, 0},
+    {1, {40}, {33}, 16, 128, 64, 128, 512, 0, F32, F32, 0},
+    {1, {530}, {129}, 1, 8, 0, 7, 90, 1, F32, F32, 0},
+    {1, {20}, {18}, 70, 64, 2, 64, 200, 0, F32, F32, 0},
 };
 static const int n_rows = sizeof rows / sizeof rows[0];
 
@@ -72,7 +74,7 @@ static void name_case(opcase *c, const row *r)
 static void add_slots(opcase *c, const row *r)
 {
     int64_t n = count_new(r);
-    normal(c, add_slot(c, "q", IN, r->act, HD_SHAPE(n, r->heads * (r->nope + r->rope))), 1.0)->pad = r->pad;
+    normal(c, add_slot(c, "q", IN, r->act, HD_SHAPE(n, r->heads * (r->nope + r->rope))), r->q_scale > 0 ? r->q_scale : 1.0)->pad = r->pad;
     normal(c, add_slot(c, "w", IN, r->weight, HD_SHAPE(r->heads * (r->nope + r->v), r->c)), 1.0 / sqrt((double)r->c));
     add_slot(c, "o", OUT, r->act, HD_SHAPE(n, r->heads * r->v))->pad = r->pad;
     for (int64_t i = 0; i < r->n_seq; i++) {
@@ -252,7 +254,7 @@ static void test_together(void **state)
             for (size_t i = 0; i < sizeof pasts / sizeof pasts[0]; i++) {
                 static const int64_t counts[] = {2, 4, 5};
                 for (int k = 0; k < 3; k++) {
-                    attend(&ex, m, pasts[i], counts[k], k == 1 ? 3 : 0, together);
+                    attend(&ex, m, pasts[i], counts[k], k == 1 ? 3 : k == 2 ? 15 : 0, together); /* 20: q Wk by the matrix product */
                     for (int64_t t = 0; t < counts[k]; t++) {
                         attend(&ex, m, pasts[i] + t, 1, 0, alone);
                         hd_assert_same_bits("together", together + t * heads[h] * V, alone, sizeof *alone, heads[h] * V);

@@ -1,11 +1,11 @@
 /* MLA attention of new tokens against latent caches: the form of each sequence, and batches of new tokens.
- * Reading order: latent_plan.h (choices), latent_absorbed.h, latent_expanded.h. */
+ * Reading order: latent_plan.h (choices), latent_stream.h, latent_absorbed.h, latent_expanded.h. */
 #include "ops/cpu/latent_absorbed.h"
 #include "ops/cpu/latent_expanded.h"
 
-static latent_job make_job(const hd_latent_spec *spec, const hd_tensor *q, hd_tensor *o, int64_t first_row)
+static latent_job make_job(const hd_latent_spec *spec, const hd_tensor *q, const hd_weight *kv_b, hd_tensor *o, int64_t first_row)
 {
-    latent_job job = {.spec = spec, .q = q, .o = o, .c = spec->kv_lora_rank, .r = spec->qk_rope_head_dim, .scale = (float)spec->scale,
+    latent_job job = {.spec = spec, .q = q, .kv_b = kv_b, .o = o, .c = spec->kv_lora_rank, .r = spec->qk_rope_head_dim, .scale = (float)spec->scale,
                       .first_row = first_row};
     job.width = job.c + job.r;
     job.ld = at_stride(job.width);
@@ -21,7 +21,7 @@ static hd_status run_absorbed(hd_exec *ex, const hd_latent_spec *spec, const hd_
     hd_status st = HD_OK;
     int64_t most = hd_max_i64(1, LATENT_MAX_QUERIES / spec->n_head), done = 0;
     for (int64_t s = 0; s < n_sequence;) {
-        latent_job job = make_job(spec, q, o, first_row);
+        latent_job job = make_job(spec, q, kv_b, o, first_row);
         while (s < n_sequence && job.n_row < most && job.n_pieces < LATENT_MAX_PIECES) {
             const hd_latent_sequence *one = &sequences[s];
             int64_t n = hd_min_i64(one->n_new - done, most - job.n_row);
@@ -34,7 +34,7 @@ static hd_status run_absorbed(hd_exec *ex, const hd_latent_spec *spec, const hd_
                 s++;
             }
         }
-        HD_TRY(latent_absorbed_run(ex, &job, kv_b, err));
+        HD_TRY(latent_absorbed_run(ex, &job, err));
     }
 out:
     return st;
