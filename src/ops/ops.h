@@ -121,6 +121,7 @@ hd_status hd_attention_bwd(hd_exec *ex, const hd_attention_shape *shape, const h
  * Two forms, chosen per sequence by the FLOPs they take (ops/cpu/latent_plan.h): absorbed (q' = q Wk against the cache itself, one matrix
  * product for all heads of a token) for few new tokens, expanded (keys and values of a block of positions at a time) for many.
  * Tokens of the absorbed form get the same bits whether they come one by one or together.
+ * Scratch for n new tokens behind any past is at most what they take behind none or behind a longer past, whichever is more.
  * Source: DeepSeek-V2 (arXiv 2405.04434) 2.1.2 and appendix C. */
 typedef struct hd_latent_spec {
     int64_t n_head, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, kv_lora_rank;

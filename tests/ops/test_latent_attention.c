@@ -31,7 +31,7 @@ static const row rows[] = {
     {1, {33}, {1}, 16, 128, 64, 128, 512, 0, F32, BF16, 0},
     {2, {20, 18}, {1, 2}, 16, 128, 64, 128, 512, 8, BF16, BF16, 0},
     {1, {300}, {16}, 128, 2, 2, 2, 512, 0, F32, F32, 0},                 /* waves of chunks */
-    {3, {16, 40, 100}, {16, 16, 16}, 128, 2, 2, 2, 8, 0, F32, F32, 0},   /* batches of rows, one cut in two */
+    {3, {16, 40, 100}, {10, 16, 16}, 128, 2, 2, 2, 8, 0, F32, F32, 0},   /* batches of rows, one cut in two */
     {2, {5, 90}, {5, 12}, 20, 0, 6, 4, 10, 0, F32, F32, 0},
     /* expanded, some of them in part: by widths, by tokens, in blocks of positions, in groups of heads */
     {1, {40}, {40}, 3, 6, 4, 5, 40, 0, F32, F32, 0},
@@ -311,6 +311,36 @@ static void test_plan(void **state)
     assert_true(latent_expanded_cost(&lite, 2, 10) == 10 * 131072.0 + 19 * 320.0);
 }
 
+static size_t scratch_of(const hd_latent_spec *s, int64_t n, int64_t length)
+{
+    hd_err err;
+    hd_exec ex;
+    hd_arena dry;
+    hd_arena_open_dry(&dry, "scratch");
+    assert_ok(hd_exec_init(&ex, &dry, 2, true, &err));
+    hd_latent_sequence one = {f32_matrix(NULL, length, s->kv_lora_rank + s->qk_rope_head_dim), n};
+    hd_tensor q = f32_matrix(NULL, n, s->n_head * (s->qk_nope_head_dim + s->qk_rope_head_dim)), o = f32_matrix(NULL, n, s->n_head * s->v_head_dim);
+    hd_weight w = {.value = f32_matrix(NULL, s->n_head * (s->qk_nope_head_dim + s->v_head_dim), s->kv_lora_rank)};
+    assert_ok(hd_latent_attention_fwd(&ex, s, &q, &one, 1, &w, &o, &err));
+    return dry.high;
+}
+
+/* Who plans a step for the two ends of a cache has planned it for every place. */
+static void test_places(void **state)
+{
+    (void)state;
+    static const hd_latent_spec specs[] = {{16, 128, 64, 128, 512, 0.1}, {2, 8, 6, 10, 12, 0.1}, {128, 128, 64, 128, 512, 0.1}};
+    static const int64_t counts[] = {1, 4, 16, 17, 20, 60, 130, 200, 512};
+    for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
+        for (size_t k = 0; k < sizeof counts / sizeof counts[0]; k++) {
+            int64_t n = counts[k], last = n + 5000;
+            size_t ends = scratch_of(&specs[i], n, n), far = scratch_of(&specs[i], n, last);
+            ends = far > ends ? far : ends;
+            for (int64_t length = n; length < last; length += 1 + length / 9) { assert_true(scratch_of(&specs[i], n, length) <= ends); }
+        }
+    }
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -337,6 +367,7 @@ static void test_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_fwd), cmocka_unit_test(test_together), cmocka_unit_test(test_later_rows),
-                                       cmocka_unit_test(test_plan), cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_plan), cmocka_unit_test(test_places),
+                                       cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests_name("ops/latent_attention", tests, NULL, NULL);
 }
