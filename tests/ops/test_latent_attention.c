@@ -254,7 +254,7 @@ static void test_together(void **state)
             for (size_t i = 0; i < sizeof pasts / sizeof pasts[0]; i++) {
                 static const int64_t counts[] = {2, 4, 5};
                 for (int k = 0; k < 3; k++) {
-                    attend(&ex, m, pasts[i], counts[k], k == 1 ? 3 : k == 2 ? 15 : 0, together); /* 20: q Wk by the matrix product */
+                    attend(&ex, m, pasts[i], counts[k], k == 1 ? 3 : k == 2 ? 15 : 0, together); /* 20 rows: another path of the product */
                     for (int64_t t = 0; t < counts[k]; t++) {
                         attend(&ex, m, pasts[i] + t, 1, 0, alone);
                         hd_assert_same_bits("together", together + t * heads[h] * V, alone, sizeof *alone, heads[h] * V);

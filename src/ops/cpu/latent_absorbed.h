@@ -1,6 +1,6 @@
 /* Attention against latent caches, absorbed form:  q' = [q Wk ; q_rope],  s = scale q' . rows,  o = (softmax(s) latents) Wv^T.
  *
- *   1. q Wk of all heads                      latent_stream.h or the matrix product of gemm.h: Wk is read once
+ *   1. q Wk of all heads                      the matrix product of gemm.h: Wk is read once
  *   2. strips of q'                           the queries of a token are its heads; a query is a lane of a strip (attention_tile.h)
  *   3. item (group of strips, chunk of keys)  strips meet tiles of AT_KEYS cache rows, running softmax inside the chunk
  *   4. chunks merged in ascending order       per slice of a strip's columns
@@ -15,7 +15,6 @@
 #include "ops/cpu/attention_forward.h"
 #include "ops/cpu/gemm.h"
 #include "ops/cpu/latent_plan.h"
-#include "ops/cpu/latent_stream.h"
 
 enum {
     LATENT_GROUP = 64,              /* queries of an item; with their sums and a tile of keys 430 KiB at c = 512 */
@@ -349,29 +348,6 @@ out:
     return st;
 }
 
-/* Item: a head. */
-static void latent_stream_item(void *arg, int64_t h, int thread)
-{
-    const latent_job *job = arg;
-    const hd_latent_spec *s = job->spec;
-    const hd_tensor *w = &job->kv_b->value;
-    latent_stream t = {.x = hd_at(job->q, job->first_row * job->q->stride[0] + h * (s->qk_nope_head_dim + job->r)),
-                       .w = hd_row(w, h * (s->qk_nope_head_dim + s->v_head_dim)), .y = job->rows + h * job->c_padded,
-                       .x_dtype = job->q->dtype, .w_dtype = w->dtype, .x_row = job->q->stride[0], .w_row = w->stride[0],
-                       .y_row = s->n_head * job->c_padded, .n = s->qk_nope_head_dim, .columns = job->c};
-    (void)thread;
-    latent_stream_run(t, job->n_row);
-}
-
-/* q Wk into `rows`. */
-static hd_status latent_absorb(hd_exec *ex, latent_job *job, hd_err *err)
-{
-    int64_t n = job->spec->qk_nope_head_dim;
-    if (n < 1 || n > HD_GEMM_KC || job->n_row > LATENT_STREAM_MOST) { return latent_project(ex, job, false, err); }
-    if (!ex->dry) { hd_parallel_for(ex->n_threads, job->spec->n_head, latent_stream_item, job); }
-    return HD_OK;
-}
-
 static hd_status latent_floats(hd_exec *ex, int64_t n, float **out, hd_err *err)
 {
     return hd_arena_alloc(ex->scratch, (size_t)n * sizeof(float), (void **)out, err);
@@ -441,7 +417,7 @@ static hd_status latent_absorbed_run(hd_exec *ex, latent_job *job, hd_err *err)
     hd_status st;
     size_t mark = hd_arena_mark(ex->scratch);
     HD_TRY(latent_take_scratch(ex, job, err));
-    HD_TRY(latent_absorb(ex, job, err));
+    HD_TRY(latent_project(ex, job, false, err));
     if (!ex->dry) { latent_attend(ex, job); }
     HD_TRY(latent_project(ex, job, true, err));
 out:
