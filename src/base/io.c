@@ -325,6 +325,8 @@ hd_status hd_io_pread(hd_file *file, void *data, size_t n, int64_t offset, hd_er
     return HD_OK;
 }
 
+void hd_io_will_read(hd_file *file, int64_t offset, int64_t n) { (void)posix_fadvise(file->fd, offset, n, POSIX_FADV_WILLNEED); }
+
 hd_status hd_io_write(hd_file *file, const void *data, size_t n, hd_err *err)
 {
     size_t done = 0;

@@ -104,6 +104,9 @@ hd_status hd_io_read(hd_file *file, void *data, size_t n, size_t *got, hd_err *e
 /* Reads exactly n bytes at offset; the position stays.  HD_E_CORRUPT when the file ends before. */
 hd_status hd_io_pread(hd_file *file, void *data, size_t n, int64_t offset, hd_err *err) HD_CHECK_RESULT;
 
+/* Tells the system that a range will be read soon; a hint, so that the disk works while the program does. */
+void hd_io_will_read(hd_file *file, int64_t offset, int64_t n);
+
 /* Write all n bytes at the position, or at offset. */
 hd_status hd_io_write(hd_file *file, const void *data, size_t n, hd_err *err) HD_CHECK_RESULT;
 hd_status hd_io_pwrite(hd_file *file, const void *data, size_t n, int64_t offset, hd_err *err) HD_CHECK_RESULT;

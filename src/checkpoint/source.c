@@ -264,6 +264,13 @@ static hd_status read_piece(hd_source *s, const hd_source_tensor *t, hd_rect pie
     return HD_OK;
 }
 
+void hd_source_will_read(const hd_folder *folder, const hd_source_tensor *t)
+{
+    hd_file *file = folder->files[folder->places[t->place].file].block.file;
+    if (file == NULL) { return; } /* in memory */
+    hd_io_will_read(file, hd_folder_info(folder, t->place).offset + hd_dtype_run_bytes(t->dtype, t->first), hd_source_bytes(t));
+}
+
 /* ---- packed matrices ------------------------------------------------------------------------------------------------- */
 
 enum { PACKED_AT_ONCE = 256 }; /* blocks of a block row */

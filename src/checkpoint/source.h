@@ -70,6 +70,9 @@ static inline int64_t hd_source_bytes(const hd_source_tensor *t)
  * dtype, then the stored bits.  Damage in a file is HD_E_CORRUPT. */
 hd_status hd_source_read(hd_source *source, const hd_source_tensor *t, hd_rect rect, hd_dtype to, void *out, hd_err *err) HD_CHECK_RESULT;
 
+/* The tensor's values will be read soon: a hint for the disk. */
+void hd_source_will_read(const hd_folder *folder, const hd_source_tensor *t);
+
 /* Whether n scales of a packed tensor are numbers; HD_E_CORRUPT names it. */
 hd_status hd_source_check_scales(const hd_folder *folder, const hd_source_tensor *t, const uint16_t *scales, int64_t n, hd_err *err) HD_CHECK_RESULT;
 

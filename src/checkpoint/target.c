@@ -77,6 +77,8 @@ hd_status hd_target_add_whole(hd_target *t, const char *name, hd_dtype dtype, hd
 
 #define ODD_RANK (INT64_C(1) << 40)
 
+enum { MATRICES_AHEAD = 4 /* whose reading is announced while one is packed */ };
+
 /* One of the two tensors of a packed matrix: U8 blocks or BF16 scales, both (rows, across, last). */
 static hd_status add_half(hd_target *t, const char *name, hd_dtype stored, const int64_t shape[3], hd_target_rule rule,
                           const hd_source_tensor *source, hd_err *err)
@@ -163,6 +165,7 @@ typedef struct writer {
     hd_write_queue *queue;
     hd_target_hook hook;
     hd_file *file;
+    int64_t end;            /* of the file's tensors */
     int64_t data_at;        /* of the tensors' data in the file */
     unsigned char *scatter; /* a rectangle on its way to another order; allocated when one needs it */
     float *band;            /* one row of blocks in f32, for FP8 */
@@ -345,11 +348,20 @@ static hd_status write_block_rows(writer *w, const hd_target_tensor *t, int64_t 
     return st;
 }
 
+/* The sources of the next matrices, which lie anywhere in their files. */
+static void read_ahead(const writer *w, const hd_target_tensor *t)
+{
+    const hd_target_tensor *next = t + 2 * MATRICES_AHEAD;
+    if (next >= w->target->tensors + w->end || next->rule != HD_TARGET_BLOCKS) { return; }
+    hd_source_will_read(w->source->folder, &w->target->pieces[next->first_piece].source);
+}
+
 static hd_status write_blocks(writer *w, const hd_target_tensor *t, hd_err *err)
 {
     hd_status st = HD_OK;
     int64_t window = (int64_t)hd_write_queue_buffer_bytes(w->queue) / (t->desc.shape[1] * t->desc.shape[2]), rows = t->desc.shape[0];
     assert(t[1].rule == HD_TARGET_BLOCK_SCALES);
+    read_ahead(w, t);
     if (window == 0) {
         return HD_FAIL(err, HD_E_UNSUPPORTED, "tensor %s: one row of its blocks does not fit a window of %zu bytes", t->desc.name,
                        hd_write_queue_buffer_bytes(w->queue));
@@ -408,7 +420,7 @@ hd_status hd_target_write_file(const hd_target *t, int64_t file, hd_target_reade
 {
     hd_status st;
     const hd_shard_file *f = &t->shards.files[file];
-    writer w = {.target = t, .source = reader.source, .packer = reader.packer, .queue = queue, .hook = hook, .data_at = (int64_t)f->head.n};
+    writer w = {.target = t, .source = reader.source, .packer = reader.packer, .queue = queue, .hook = hook, .end = f->first + f->n, .data_at = (int64_t)f->head.n};
     HD_TRY(hd_io_create(path, HD_IO_TRUNCATE, &w.file, err));
     HD_TRY(write_head(&w, &f->head, err));
     for (int64_t i = 0; i < f->n; i++) { HD_TRY(write_tensor(&w, &t->tensors[f->first + i], err)); }
