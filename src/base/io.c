@@ -434,7 +434,6 @@ hd_status hd_io_map(hd_file *file, hd_mapping *out, hd_err *err)
         if (event.kill_after) { (void)kill(getpid(), SIGKILL); }
     } while (data == MAP_FAILED && errno == EINTR);
     if (data == MAP_FAILED) { return refused_op(HD_IO_OP_MMAP, file->path, err); }
-    (void)madvise(data, (size_t)bytes, MADV_HUGEPAGE); /* where files have large pages, they are mapped as such; elsewhere it is refused */
     out->data = data;
     out->bytes = bytes;
     return HD_OK;

@@ -31,7 +31,9 @@ struct hd_ckpt_map {
     int64_t n_range, bytes;
 };
 
-enum { POPULATE_BYTES = 32 << 20 /* at a time, by one thread; a multiple of HD_BLOCK_BYTES */ };
+/* At a time, by one thread; a multiple of HD_BLOCK_BYTES.  Long, because what is read in one go lies in large pages where the file system
+ * has them: 88 % of a file on ext4, with 32 MiB a fifth.  To ask for them (MADV_HUGEPAGE) gained nothing and can wait for compaction. */
+enum { POPULATE_BYTES = 256 << 20 };
 
 /* ---- opening ------------------------------------------------------------------------------------------------------------- */
 
