@@ -17,7 +17,7 @@
 #include "infer/prompts.h"
 
 enum {
-    CHUNK = 256,     /* tokens of a prompt in one pass, unless use_chunked_prefill says otherwise */
+    CHUNK = 512,     /* tokens of a prompt in one pass, unless use_chunked_prefill says otherwise */
     MAX_SESSIONS = 8 /* at a time, unless per_device_batch_size says otherwise */
 };
 static const double max_cache_bytes = 1e9; /* of all sessions together, unless per_device_batch_size says otherwise */

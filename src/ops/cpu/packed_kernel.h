@@ -68,7 +68,7 @@ PACKED_TARGET void packed_lines_512(const int rows, const hd_dtype dtype, const 
 #pragma GCC unroll 2
         for (int p = 0; p < PACKED_PAIR; p++) {
             const uint8_t *line = t->blocks[p] + g * bytes + at;
-            __builtin_prefetch(line + t->ahead, 0, 3);
+            __builtin_prefetch(line + t->ahead, 0, 1);
             w[p] = _mm512_loadu_si512(line);
             if (dtype == HD_DTYPE_I4) {
                 high[p] = _mm512_and_si512(_mm512_srli_epi16(w[p], 4), low);
@@ -136,7 +136,7 @@ static const packed_kernel_fn packed_kernels_vnni[2][PACKED_MR_LIMIT + 1] = {
 
 #if defined(__AVX2__)
 
-enum { PACKED_MR_256 = 4 };
+enum { PACKED_MR_256 = 3 };
 
 HD_INLINE __m256i packed_half_line(const uint8_t *block, int64_t at)
 {
@@ -157,30 +157,39 @@ HD_INLINE __m256i packed_signed_256(const int8_t *codes, const uint8_t *block)
     return _mm256_add_epi32(acc[0], acc[1]);
 }
 
-/* 16-bit sums of eight half lines, low and high halves of each byte apart, for every input row.  An 8-bit weight is 16 high + low with its
- * sign bit turned, w + 128; a byte of 4-bit weights is two columns.  step: input columns of a line; second: of the high halves. */
+/* One half line, low and high halves of each byte apart, added to 16-bit sums of pairs for every input row.  An 8-bit weight is
+ * 16 high + low with its sign bit turned, w + 128; a byte of 4-bit weights is two columns, four apart. */
+HD_INLINE void packed_nibble_line(const int rows, const hd_dtype dtype, const int8_t *codes, int64_t row, __m256i w, __m256i low[], __m256i high[])
+{
+    const __m256i mask = _mm256_set1_epi8(0x0F), moved = _mm256_set1_epi8(0x08);
+    __m256i w_high = _mm256_and_si256(_mm256_srli_epi16(w, 4), mask);
+    if (dtype == HD_DTYPE_I8) { w_high = _mm256_xor_si256(w_high, moved); }
+    w = _mm256_and_si256(w, mask);
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i++) {
+        __m256i x = _mm256_set1_epi32(packed_quad(codes + i * row)), x_high = x;
+        if (dtype == HD_DTYPE_I4) { x_high = _mm256_set1_epi32(packed_quad(codes + i * row + 4)); }
+        low[i] = _mm256_add_epi16(low[i], _mm256_maddubs_epi16(w, x));
+        high[i] = _mm256_add_epi16(high[i], _mm256_maddubs_epi16(w_high, x_high));
+    }
+}
+
+/* Eight half lines.  With three rows a body of all of them would make the compiler keep sums in memory, where each addition waits for the
+ * one before. */
 HD_INLINE void packed_nibbles_256(const int rows, const hd_dtype dtype, const int8_t *codes, int64_t row, const uint8_t *block,
                                   __m256i low[], __m256i high[])
 {
-    const __m256i mask = _mm256_set1_epi8(0x0F), moved = _mm256_set1_epi8(0x08);
-    const int step = dtype == HD_DTYPE_I4 ? 8 : 4, second = dtype == HD_DTYPE_I4 ? 4 : 0;
-#pragma GCC unroll 4
+    const int step = dtype == HD_DTYPE_I4 ? 8 : 4;
     for (int i = 0; i < rows; i++) { low[i] = high[i] = _mm256_setzero_si256(); }
-    const int8_t *x0[PACKED_MR_256];
-#pragma GCC unroll 4
-    for (int i = 0; i < rows; i++) { x0[i] = codes + i * row; }
-#pragma GCC unroll 1 /* a body of all lines makes the compiler keep products in memory */
-    for (int line = 0; line < 8; line++) {
-        __m256i w = packed_half_line(block, PACKED_LINE * line);
-        __m256i w_high = _mm256_and_si256(_mm256_srli_epi16(w, 4), mask);
-        if (dtype == HD_DTYPE_I8) { w_high = _mm256_xor_si256(w_high, moved); }
-        w = _mm256_and_si256(w, mask);
-#pragma GCC unroll 4
-        for (int i = 0; i < rows; i++) {
-            __m256i x = _mm256_set1_epi32(packed_quad(x0[i] + step * line)), x_high = x;
-            if (second != 0) { x_high = _mm256_set1_epi32(packed_quad(x0[i] + step * line + second)); }
-            low[i] = _mm256_add_epi16(low[i], _mm256_maddubs_epi16(w, x));
-            high[i] = _mm256_add_epi16(high[i], _mm256_maddubs_epi16(w_high, x_high));
+    if (rows < 3) {
+#pragma GCC unroll 8
+        for (int line = 0; line < 8; line++) {
+            packed_nibble_line(rows, dtype, codes + step * line, row, packed_half_line(block, PACKED_LINE * line), low, high);
+        }
+    } else {
+#pragma GCC unroll 2
+        for (int line = 0; line < 8; line++) {
+            packed_nibble_line(rows, dtype, codes + step * line, row, packed_half_line(block, PACKED_LINE * line), low, high);
         }
     }
 }
@@ -218,7 +227,7 @@ HD_INLINE void packed_kernel_256(const int rows, const hd_dtype dtype, packed_ti
             __m256i acc[PACKED_MR_256];
             int p = half / 2, first = 8 * (half % 2);
             const uint8_t *block = t->blocks[p] + g * bytes;
-            for (int64_t at = 0; first == 0 && at < bytes; at += PACKED_LINE) { __builtin_prefetch(block + at + t->ahead, 0, 3); }
+            for (int64_t at = 0; first == 0 && at < bytes; at += PACKED_LINE) { __builtin_prefetch(block + at + t->ahead, 0, 1); }
             packed_group_256(rows, dtype, t, block + 4 * first, g, acc);
             const uint16_t *narrow = t->scales[p] + g * HD_PACKED_ROWS + first;
             __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)narrow));
@@ -239,15 +248,13 @@ HD_INLINE void packed_kernel_256(const int rows, const hd_dtype dtype, packed_ti
 PACKED_KERNEL_256(packed_i8_256_1, 1, HD_DTYPE_I8)
 PACKED_KERNEL_256(packed_i8_256_2, 2, HD_DTYPE_I8)
 PACKED_KERNEL_256(packed_i8_256_3, 3, HD_DTYPE_I8)
-PACKED_KERNEL_256(packed_i8_256_4, 4, HD_DTYPE_I8)
 PACKED_KERNEL_256(packed_i4_256_1, 1, HD_DTYPE_I4)
 PACKED_KERNEL_256(packed_i4_256_2, 2, HD_DTYPE_I4)
 PACKED_KERNEL_256(packed_i4_256_3, 3, HD_DTYPE_I4)
-PACKED_KERNEL_256(packed_i4_256_4, 4, HD_DTYPE_I4)
 
 static const packed_kernel_fn packed_kernels_256[2][PACKED_MR_LIMIT + 1] = {
-    {NULL, packed_i8_256_1, packed_i8_256_2, packed_i8_256_3, packed_i8_256_4},
-    {NULL, packed_i4_256_1, packed_i4_256_2, packed_i4_256_3, packed_i4_256_4}};
+    {NULL, packed_i8_256_1, packed_i8_256_2, packed_i8_256_3},
+    {NULL, packed_i4_256_1, packed_i4_256_2, packed_i4_256_3}};
 
 #else
 
