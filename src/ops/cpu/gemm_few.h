@@ -96,7 +96,7 @@ HD_INLINE void few_kernel(const int m, const hd_dtype dtype, const hd_gemm_few *
 
 /* Few rows times B [k, n]: HD_GEMM_FEW_VECTORS vectors of columns at a time, row after row of B, nothing packed.
  * Bytes: B, once.  Each row of B gives 8 vectors (256 or 512 bytes of f32) and 8 m multiply-adds. */
-enum { HD_GEMM_FEW_VECTORS = 8, HD_GEMM_FEW_COLUMNS = HD_GEMM_FEW_VECTORS * HD_LANES };
+enum { HD_GEMM_FEW_VECTORS = 8, HD_GEMM_FEW_COLUMNS = HD_GEMM_FEW_VECTORS * HD_LANES, HD_GEMM_FEW_ROWS_AHEAD = 8 };
 
 typedef struct hd_gemm_few_columns {
     const char *b; /* row k of the block, first column */
@@ -110,9 +110,12 @@ typedef struct hd_gemm_few_columns {
 /* `vectors` of columns, all valid. */
 HD_INLINE void few_columns(const int m, const int vectors, const hd_dtype dtype, const hd_gemm_few_columns *f)
 {
+    const int64_t bytes = vectors * HD_LANES * gemm_element_bytes(dtype), ahead = HD_GEMM_FEW_ROWS_AHEAD * f->b_row_bytes;
     hd_vf acc[2][HD_GEMM_FEW_VECTORS] = {{{0}}};
     for (int64_t k = 0; k < f->kc; k++) {
         const char *row = f->b + k * f->b_row_bytes;
+#pragma GCC unroll 8
+        for (int64_t line = 0; line < bytes; line += 64) { __builtin_prefetch(row + ahead + line, 0, 2); }
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) {
             hd_vf b = gemm_read_run(gemm_address(row, dtype, v * HD_LANES), dtype);
