@@ -293,6 +293,7 @@ static hd_status odd_items_fail(void *arg, int64_t i, int thread, hd_err *error)
 {
     int64_t from = *(int64_t *)arg;
     (void)thread;
+    if (i == from) { (void)nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL); } /* later ones fail before it */
     return i >= from && i % 2 == 1 ? HD_FAIL(error, HD_E_IO, "item %lld", (long long)i) : HD_OK;
 }
 

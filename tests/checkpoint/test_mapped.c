@@ -211,9 +211,8 @@ static void contradictions(void **state)
 /* ---- damage ---------------------------------------------------------------------------------------------------------------------- */
 
 /* Opening and attaching, as far as it goes. */
-static hd_status attempt(const char *dir, const hd_map_options *options)
+static hd_status attempt(const char *dir, hd_dims dims, const hd_map_options *options)
 {
-    hd_dims dims = packed_dims();
     hd_ckpt_map *map = NULL;
     hd_arena memory, scratch;
     hd_exec ex;
@@ -256,13 +255,18 @@ static void damaged_files(void **state)
     const hd_map_options options = {.n_threads = 2};
     const uint16_t nan = 0x7FC0;
     const char *dir = make_run_of(state, "run", HD_DTYPE_F32), *packed = make(state, "int4", dir, "quantization=int4");
-    assert_ok(attempt(dir, &options));
-    assert_ok(attempt(packed, &options));
+    assert_ok(attempt(packed, packed_dims(), &options));
     flip(hd_temp_path(packed, "model.safetensors"), offset_of(packed, "model.layers.1.mlp.experts.3.down_proj.weight_scale") + 8, &nan, 2);
-    assert_fails(attempt(packed, &options), HD_E_CORRUPT, "experts.3.down_proj.weight_scale holds a scale that is not finite");
-    path_of(step, dir, "checkpoints/1");
-    flip(hd_temp_path(step, "model.safetensors"), offset_of(step, "model.norm.weight") + 5, "\1", 1);
-    assert_fails(attempt(step, &options), HD_E_CORRUPT, "is damaged: CRC-32C");
+    assert_fails(attempt(packed, packed_dims(), &options), HD_E_CORRUPT, "experts.3.down_proj.weight_scale holds a scale that is not finite");
+    hd_dims large = packed_dims(); /* so that the damage is not in the header's block, which is compared when the folder is opened */
+    large.vocab_size = 8192;
+    make_checkpoint(path_of(step, *state, "large"), &large, HD_DTYPE_F32);
+    assert_ok(attempt(step, large, &options));
+    (void)strcat(step, "/checkpoints/1");
+    int64_t at = offset_of(step, "model.norm.weight") + 5;
+    assert_true(at > 2 * HD_BLOCK_BYTES);
+    flip(hd_temp_path(step, "model.safetensors"), at, "\1", 1);
+    assert_fails(attempt(step, large, &options), HD_E_CORRUPT, "is damaged: CRC-32C");
 }
 
 /* Each read, mapping and population fails once. */
@@ -275,7 +279,7 @@ static void every_operation_fails(void **state)
     for (int k = 1;; k++) {
         (void)snprintf(fault, sizeof fault, "fail:r%d:EIO", k);
         assert_ok(hd_fault_arm(fault, NULL, NULL, &err));
-        hd_status st = attempt(plain, &options);
+        hd_status st = attempt(plain, packed_dims(), &options);
         hd_fault_disarm();
         if (st == HD_OK) { break; }
         assert_int_equal(st, HD_E_IO);

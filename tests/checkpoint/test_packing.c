@@ -208,6 +208,10 @@ static void commands_on_packed_folders(void **state)
     assert_ok(convert(s.packed, path_of(wide, *state, "same"), "quantization=int8"));
     assert_same_files(s.packed, wide);
     assert_ok(convert(s.packed, path_of(wide, *state, "f8"), "save_dtype=float8_e4m3fn"));
+    hd_folder f;
+    assert_ok(hd_folder_open(wide, -1, &f, &err));
+    assert_true(f.packed_bits == 0 && strstr(f.config, "\"quant_method\": \"fp8\"") != NULL && strstr(f.config, "hadal") == NULL);
+    hd_folder_close(&f);
     book_clear();
     assert_ok(hd_cmd_inspect(wide, NULL, &err));
     assert_logged("lm_head.weight                                                           BF16 (40, 64)");
