@@ -34,6 +34,7 @@ short) depth=0 ;;
 deep) depth=4096 ;;
 *) echo "decode_peer.sh: mode $mode, wanted short or deep" >&2; exit 2 ;;
 esac
+gguf=$(realpath "$gguf") peer_bin=$(realpath "$peer_bin") # the peer runs elsewhere: it leaves a log where it runs
 for need in "$hadal" "$bench_read" "$peer_bin/llama-sweep-bench" "$gguf" "$folder/config.json"; do
     [ -e "$need" ] || { echo "decode_peer.sh: $need is missing" >&2; exit 1; }
 done
@@ -86,7 +87,7 @@ run_hadal() {
 # run_peer: leaves peer_prompt and peer_answer, tokens/s at $depth.
 run_peer() {
     # shellcheck disable=SC2086  # options are words
-    measure "$peer_bin/llama-sweep-bench" -m "$gguf" -t "$threads" -c $((depth + 512)) -ub 512 -n 64 --sweep-stride 8 $peer_options
+    measure env -C "$work" "$peer_bin/llama-sweep-bench" -m "$gguf" -t "$threads" -c $((depth + 512)) -ub 512 -n 64 --sweep-stride 8 $peer_options
     row=$(cat "$work/out" "$work/log" | awk -F'|' -v depth="$depth" '$4 + 0 == depth && $2 + 0 == 512 { print $6 + 0, $8 + 0; exit }')
     peer_prompt=${row% *} peer_answer=${row#* }
     [ -n "$row" ] || { cat "$work/log" >&2; echo "decode_peer.sh: no row of depth $depth from the peer" >&2; exit 1; }
