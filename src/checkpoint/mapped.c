@@ -215,6 +215,18 @@ static void point(hd_ckpt_map *m, const hd_source_tensor *rows, int64_t n_expert
     w->scales.data = n_expert > 0 ? NULL : (void *)(uintptr_t)places[0].scales;
 }
 
+/* What multiplies the outputs of SwiGLU: their few large values leave the others little of 8 bits. */
+static bool wants_fine_inputs(const hd_param *param, hd_dtype dtype)
+{
+    return dtype == HD_DTYPE_I8 && strstr(param->spec->hf_name, "down_proj") != NULL;
+}
+
+static void set_rounding(const hd_ckpt_map *m, hd_dtype dtype, hd_param *param)
+{
+    param->weight.round_inputs = hd_dtype_is_packed(dtype) && m->options.round_inputs;
+    param->weight.fine_inputs = param->weight.round_inputs && wants_fine_inputs(param, dtype);
+}
+
 static hd_status use_in_place(hd_ckpt_map *m, const hd_source_tensor *rows, hd_dtype dtype, hd_exec *ex, hd_arena *arena,
                               hd_expert_place *places, hd_param *param, hd_err *err)
 {
@@ -225,7 +237,7 @@ static hd_status use_in_place(hd_ckpt_map *m, const hd_source_tensor *rows, hd_d
         param->weight.value.dtype = dtype;
     } else {
         param->weight = hd_weight_shape(dtype, n_expert, rows->rows, rows->columns);
-        param->weight.round_inputs = hd_dtype_is_packed(dtype) && m->options.round_inputs;
+        set_rounding(m, dtype, param);
     }
     if (dtype == HD_DTYPE_F8_E4M3) { HD_TRY(f8_scales(m, rows, experts ? n_expert : 1, ex, arena, &param->weight, err)); }
     point(m, rows, n_expert, places, &param->weight);
@@ -248,7 +260,7 @@ static hd_status pack(maker *k, const hd_source_tensor *rows, hd_dtype dtype, hd
     hd_status st;
     int64_t n_expert = hd_tensor_per_expert(param->spec) ? hd_param_matrices(param) : 0;
     HD_TRY(hd_weight_new(k->arena, dtype, n_expert, rows->rows, rows->columns, &param->weight, err));
-    param->weight.round_inputs = k->map->options.round_inputs;
+    set_rounding(k->map, dtype, param);
     for (int64_t i = 0; i < (n_expert > 0 ? n_expert : 1) && !k->ex->dry; i++) {
         hd_weight part = n_expert > 0 ? hd_weight_expert(&param->weight, i) : param->weight;
         HD_TRY(hd_packer_run(k->packer, &rows[i], dtype, 0, hd_packed_rows(rows->rows) / HD_PACKED_ROWS, part.value.data, part.scales.data, err));

@@ -23,11 +23,15 @@ static float largest(const float *values)
     return sum == 0.0f ? max : NAN;
 }
 
-float hd_round_group(const float *values, int8_t *codes)
+float hd_round_group(const float *values, int8_t *codes, int8_t *rest)
 {
     float max = largest(values), inverse = max > 0.0f ? 127.0f / max : 0.0f;
     if (!(inverse <= 3.4028235e38f)) { inverse = 0.0f; } /* denormals have no inverse: they become 0 */
-    for (int k = 0; k < GROUP; k++) { codes[k] = (int8_t)(isnan(max) ? 0.0f : round_even(values[k] * inverse)); }
+    for (int k = 0; k < GROUP; k++) {
+        float x = isnan(max) ? 0.0f : values[k] * inverse, code = round_even(x);
+        codes[k] = (int8_t)code;
+        if (rest != NULL) { rest[k] = (int8_t)round_even((x - code) * (float)HD_ROUND_REST); }
+    }
     return max / 127.0f;
 }
 

@@ -40,7 +40,9 @@ void hd_unpack_block(hd_dtype dtype, const uint8_t *block, const uint16_t *scale
 int hd_packed_code(hd_dtype dtype, const uint8_t *block, int row, int column);
 
 /* Inputs of a product with 8-bit activations: 64 values become codes in -127 .. 127 times the scale returned, the largest magnitude / 127
- * (codes rint(v * (127 / largest)) in f32).  A group that is not finite has a scale of NaN. */
-float hd_round_group(const float *values, int8_t *codes);
+ * (codes rint(v * (127 / largest)) in f32).  rest, unless NULL, receives codes of what the rounding lost, in units of scale /
+ * HD_ROUND_REST.  A group that is not finite has a scale of NaN. */
+enum { HD_ROUND_REST = 254 };
+float hd_round_group(const float *values, int8_t *codes, int8_t *rest);
 
 #endif

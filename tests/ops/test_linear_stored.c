@@ -11,7 +11,7 @@ typedef struct stored {
 } stored;
 
 /* Weights of a normal distribution; 4-bit codes and scales are what packing makes of them. */
-static stored make_stored(const char *name, hd_dtype dtype, int64_t n_expert, int64_t out, int64_t in, bool round_inputs)
+static stored make_stored(const char *name, hd_dtype dtype, int64_t n_expert, int64_t out, int64_t in, bool round_inputs, bool fine)
 {
     stored s = {.w = hd_weight_shape(dtype, n_expert, out, in)};
     int64_t n = n_expert > 0 ? n_expert : 1, bytes = hd_weight_matrix_bytes(dtype, out, in), scale_bytes = hd_weight_scale_bytes(dtype, out, in);
@@ -38,6 +38,7 @@ static stored make_stored(const char *name, hd_dtype dtype, int64_t n_expert, in
     s.w.value.data = s.value;
     s.w.scales.data = s.scales;
     s.w.round_inputs = round_inputs;
+    s.w.fine_inputs = fine;
     return s;
 }
 
@@ -62,19 +63,20 @@ static matrix make_matrix(const char *name, int64_t rows, int64_t columns, int64
     return m;
 }
 
-typedef struct row { int64_t n, k, m; hd_dtype dtype; bool round_inputs; hd_accum accum; } row;
+typedef struct row { int64_t n, k, m; hd_dtype dtype; bool round_inputs; hd_accum accum; bool fine; } row;
 
 #define I8 HD_DTYPE_I8
 #define I4 HD_DTYPE_I4
 #define F8 HD_DTYPE_F8_E4M3
 
 static const row rows[] = {
-    {1, 64, 16, I8, true, HD_SET},     {1, 64, 1, I4, true, HD_SET},      {0, 64, 5, I8, true, HD_SET},      {3, 128, 17, I8, true, HD_ADD},
-    {2, 192, 47, I4, true, HD_SET},    {5, 320, 33, I8, true, HD_SET},    {6, 64, 96, I4, true, HD_ADD},     {7, 1408, 160, I8, true, HD_SET},
-    {13, 2048, 64, I4, true, HD_SET},  {40, 448, 100, I8, true, HD_ADD},  {33, 704, 31, I4, true, HD_SET},   {1, 2048, 1408, I8, true, HD_SET},
-    {1, 1408, 2048, I4, true, HD_SET}, {70, 256, 80, I8, true, HD_SET},   {1, 64, 16, I8, false, HD_SET},    {3, 320, 47, I4, false, HD_ADD},
-    {9, 576, 65, I8, false, HD_SET},   {33, 704, 31, I4, false, HD_SET},  {1, 128, 128, F8, false, HD_SET},  {2, 100, 130, F8, false, HD_SET},
-    {5, 257, 40, F8, false, HD_ADD},   {17, 640, 300, F8, false, HD_SET}, {1, 1408, 256, F8, false, HD_SET}, {1, 2048, 48, I4, false, HD_SET}};
+    {1, 64, 16, I8, true, HD_SET, false},     {1, 64, 1, I4, true, HD_SET, false},      {0, 64, 5, I8, true, HD_SET, false},      {3, 128, 17, I8, true, HD_ADD, false},
+    {2, 192, 47, I4, true, HD_SET, false},    {5, 320, 33, I8, true, HD_SET, false},    {6, 64, 96, I4, true, HD_ADD, false},     {7, 1408, 160, I8, true, HD_SET, false},
+    {13, 2048, 64, I4, true, HD_SET, false},  {40, 448, 100, I8, true, HD_ADD, false},  {33, 704, 31, I4, true, HD_SET, false},   {1, 2048, 1408, I8, true, HD_SET, false},
+    {1, 1408, 2048, I4, true, HD_SET, false}, {70, 256, 80, I8, true, HD_SET, false},   {1, 64, 16, I8, false, HD_SET, false},    {3, 320, 47, I4, false, HD_ADD, false},
+    {9, 576, 65, I8, false, HD_SET, false},   {33, 704, 31, I4, false, HD_SET, false},  {1, 128, 128, F8, false, HD_SET, false},  {2, 100, 130, F8, false, HD_SET, false},
+    {5, 257, 40, F8, false, HD_ADD, false},   {17, 640, 300, F8, false, HD_SET, false}, {1, 1408, 256, F8, false, HD_SET, false}, {1, 2048, 48, I4, false, HD_SET, false},
+    {1, 64, 16, I8, true, HD_SET, true}, {4, 1408, 70, I8, true, HD_ADD, true}, {19, 320, 33, I8, true, HD_SET, true}, {5, 128, 47, I4, true, HD_SET, true}};
 static const int n_rows = sizeof rows / sizeof rows[0];
 
 static void run(hd_exec *ex, const row *r, const matrix *x, const stored *w, hd_tensor *y)
@@ -121,7 +123,7 @@ static void check_row(const row *r)
     size_t bytes = (size_t)(r->n * r->m) * sizeof(float);
     matrix x = make_matrix("x", r->n, r->k, 3), want = make_matrix(NULL, r->n, r->m, 0), got = make_matrix(NULL, r->n, r->m, 0);
     matrix start = make_matrix("start", r->n, r->m, 0), first = make_matrix(NULL, r->n, r->m, 0);
-    stored w = make_stored("w", r->dtype, 0, r->m, r->k, r->round_inputs);
+    stored w = make_stored("w", r->dtype, 0, r->m, r->k, r->round_inputs, r->fine);
     hd_exec ref = ref_exec(), ex;
     memcpy(want.v, start.v, bytes);
     run(&ref, r, &x, &w, &want.t);
@@ -163,10 +165,10 @@ static void test_plain(void **state)
 static void test_not_finite(void **state)
 {
     (void)state;
-    const row r = {3, 128, 16, I8, true, HD_SET};
+    const row r = {3, 128, 16, I8, true, HD_SET, false};
     const float bad[] = {NAN, INFINITY, -INFINITY};
     hd_exec ex;
-    stored w = make_stored("w", I8, 0, r.m, r.k, true);
+    stored w = make_stored("w", I8, 0, r.m, r.k, true, false);
     for (int index = 0; next_cpu(&index, 2, &ex);) {
         for (int b = 0; b < 3; b++) {
             matrix x = make_matrix("x", r.n, r.k, 0), y = make_matrix(NULL, r.n, r.m, 0);
@@ -180,7 +182,7 @@ static void test_not_finite(void **state)
 }
 
 /* Experts at equal distances, and apart as in mapped files. */
-static void check_experts(hd_dtype dtype, bool round_inputs)
+static void check_experts(hd_dtype dtype, bool round_inputs, bool fine)
 {
     enum { E = 4, K = 192, M = 37 };
     static const int32_t begin[E + 1] = {0, 3, 3, 20, 23};
@@ -188,7 +190,7 @@ static void check_experts(hd_dtype dtype, bool round_inputs)
     hd_err err;
     memcpy(offsets_memory, begin, sizeof begin);
     hd_tensor offsets = {.data = offsets_memory, .dtype = HD_DTYPE_I32, .n_dim = 1, .shape = {E + 1}, .stride = {1}};
-    stored w = make_stored("experts", dtype, E, M, K, round_inputs);
+    stored w = make_stored("experts", dtype, E, M, K, round_inputs, fine);
     matrix x = make_matrix("x", 25, K, 0), y = make_matrix("old", 25, M, 0), apart = make_matrix("old", 25, M, 0);
     hd_expert_place places[E];
     for (int e = 0; e < E; e++) {
@@ -218,11 +220,12 @@ static void check_experts(hd_dtype dtype, bool round_inputs)
 static void test_experts(void **state)
 {
     (void)state;
-    check_experts(I8, true);
-    check_experts(I4, true);
-    check_experts(I8, false);
-    check_experts(I4, false);
-    check_experts(F8, false);
+    check_experts(I8, true, false);
+    check_experts(I8, true, true);
+    check_experts(I4, true, false);
+    check_experts(I8, false, false);
+    check_experts(I4, false, false);
+    check_experts(F8, false, false);
 }
 
 /* A list gives the bits of its products alone: integers that share inputs or not, FP8, f32, plain and grouped. */
@@ -233,8 +236,8 @@ static void test_lists(void **state)
     int32_t begin[E + 1] = {0, 4, 4, 9};
     hd_err err;
     hd_tensor offsets = {.data = begin, .dtype = HD_DTYPE_I32, .n_dim = 1, .shape = {E + 1}, .stride = {1}};
-    stored experts = make_stored("experts", I8, E, M, K, true), more = make_stored("more", I4, E, M + 9, K, true);
-    stored plain = make_stored("plain", I8, 0, M, K, true), f8 = make_stored("f8", F8, 0, M, K, false);
+    stored experts = make_stored("experts", I8, E, M, K, true, false), more = make_stored("more", I4, E, M + 9, K, true, false);
+    stored plain = make_stored("plain", I8, 0, M, K, true, true), f8 = make_stored("f8", F8, 0, M, K, false, false);
     matrix f32 = make_matrix("f32", M, K, 0), a = make_matrix("a", N, K, 0), b = make_matrix("b", N, K, 0), y[4], alone[4];
     hd_weight f32_weight = {.value = f32.t, .layout = HD_LAYOUT_OUT_IN};
     for (int i = 0; i < 4; i++) { y[i] = make_matrix("y", N, i == 1 ? M + 9 : M, 0), alone[i] = make_matrix("y", N, i == 1 ? M + 9 : M, 0); }
@@ -277,7 +280,7 @@ static void test_checks(void **state)
     hd_exec ex;
     hd_err err;
     assert_true(cpu_exec("isa=base", 1, &ex));
-    stored w = make_stored("w", I8, 0, 16, 128, true), f8 = make_stored("w", F8, 0, 16, 128, false);
+    stored w = make_stored("w", I8, 0, 16, 128, true, false), f8 = make_stored("w", F8, 0, 16, 128, false, false);
     matrix x = make_matrix("x", 2, 128, 0), y = make_matrix(NULL, 2, 16, 0);
     hd_weight bad = w.w;
     bad.scales.shape[1] = 1;

@@ -323,6 +323,18 @@ HD_INLINE hd_vf hd_widen_f8(hd_vu codes)
     return (hd_vf)((value & ~is_nan) | (is_nan & 0x7FC00000u));
 }
 
+/* a * b, rounded, which the compiler may not fuse with what comes after. */
+HD_INLINE hd_vf hd_product_alone(hd_vf a, hd_vf b)
+{
+    hd_vf product = a * b;
+#if defined(__x86_64__)
+    __asm__("" : "+v"(product));
+#else
+    __asm__("" : "+w"(product));
+#endif
+    return product;
+}
+
 /* ---- rows of strided tensors ---- */
 
 HD_INLINE void *hd_at(const hd_tensor *t, int64_t element_offset)

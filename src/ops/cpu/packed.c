@@ -29,8 +29,9 @@ typedef struct packed_part {
     int8_t *codes;
     float *scales;
     int32_t *sums;
+    int64_t n_code;    /* rows of codes for one of x: 2 with fine_inputs, the codes and those of the rest */
     const packed_kernel_fn *kernels;
-    int64_t most;      /* rows of the tallest kernel */
+    int64_t most;      /* rows of codes of the tallest kernel, whole rows of x */
     int64_t first_row; /* among all rows to be rounded */
     bool own_inputs;   /* false: an earlier product has the same x */
 } packed_part;
@@ -56,12 +57,12 @@ typedef struct packed_call {
 /* ---- inputs --------------------------------------------------------------------------------------------------------------- */
 
 /* As hd_round_group, the same bits: the largest magnitude is found among the bit patterns, where what is not finite is larger. */
-HD_INLINE float round_group(const void *row, hd_dtype dtype, int64_t at, int8_t *codes, int32_t *sum)
+HD_INLINE float round_group(const void *row, hd_dtype dtype, int64_t at, int8_t *codes, int32_t *sum, int8_t *rest, int32_t *rest_sum)
 {
     enum { VECTORS = HD_PACKED_GROUP / HD_LANES };
     typedef int8_t narrow __attribute__((vector_size(HD_LANES), aligned(1)));
     hd_vf v[VECTORS];
-    hd_vi top = {0}, total = {0};
+    hd_vi top = {0}, total = {0}, rest_total = {0};
 #pragma GCC unroll 16
     for (int j = 0; j < VECTORS; j++) {
         v[j] = hd_load(row, dtype, at + j * HD_LANES, at + HD_PACKED_GROUP);
@@ -78,14 +79,23 @@ HD_INLINE float round_group(const void *row, hd_dtype dtype, int64_t at, int8_t 
     if (!(inverse <= 3.4028235e38f)) { inverse = 0.0f; }
 #pragma GCC unroll 16
     for (int j = 0; j < VECTORS; j++) {
-        hd_vf clean = (hd_vf)((hd_vi)v[j] & (finite ? -1 : 0));
-        hd_vf rounded = (clean * inverse + 12582912.0f) - 12582912.0f;
+        hd_vf x = hd_product_alone((hd_vf)((hd_vi)v[j] & (finite ? -1 : 0)), hd_splat(inverse));
+        hd_vf rounded = (x + 12582912.0f) - 12582912.0f;
         hd_vi code = __builtin_convertvector(rounded, hd_vi);
         total += code;
         *(narrow *)(codes + j * HD_LANES) = __builtin_convertvector(code, narrow);
+        if (rest == NULL) { continue; }
+        hd_vf left = hd_product_alone(x - rounded, hd_splat((float)HD_ROUND_REST));
+        code = __builtin_convertvector((left + 12582912.0f) - 12582912.0f, hd_vi);
+        rest_total += code;
+        *(narrow *)(rest + j * HD_LANES) = __builtin_convertvector(code, narrow);
     }
     *sum = 0;
     for (int l = 0; l < HD_LANES; l++) { *sum += total[l]; }
+    if (rest != NULL) {
+        *rest_sum = 0;
+        for (int l = 0; l < HD_LANES; l++) { *rest_sum += rest_total[l]; }
+    }
     return finite ? max / 127.0f : NAN;
 }
 
@@ -99,8 +109,15 @@ static void round_row(void *arg, int64_t i, int thread)
     i -= part->first_row;
     const void *row = hd_row(part->p->x, i);
     for (int64_t g = 0; g < part->groups; g++) {
-        int64_t at = i * part->groups + g;
-        part->scales[at] = round_group(row, part->p->x->dtype, g * HD_PACKED_GROUP, part->codes + at * HD_PACKED_GROUP, &part->sums[at]);
+        int64_t at = i * part->n_code * part->groups + g, rest = at + part->groups;
+        int8_t *codes = part->codes + at * HD_PACKED_GROUP;
+        if (part->n_code == 1) {
+            part->scales[at] = round_group(row, part->p->x->dtype, g * HD_PACKED_GROUP, codes, &part->sums[at], NULL, NULL);
+        } else {
+            part->scales[at] = round_group(row, part->p->x->dtype, g * HD_PACKED_GROUP, codes, &part->sums[at],
+                                           part->codes + rest * HD_PACKED_GROUP, &part->sums[rest]);
+            part->scales[rest] = part->scales[at] / (float)HD_ROUND_REST;
+        }
     }
 }
 
@@ -113,9 +130,10 @@ static void store(const packed_part *part, const packed_tile *t, int64_t row, in
     const hd_tensor *y = part->p->y;
     for (int64_t i = 0; i < rows; i++) {
         void *to = hd_at(y, (row + i) * y->stride[0] + first);
-        const float *from = &t->sums[i][p * HD_PACKED_ROWS];
+        const float *from = &t->sums[i * part->n_code][p * HD_PACKED_ROWS];
         for (int64_t j = 0; j < n; j += HD_LANES) {
             hd_vf v = *(const hd_vf_u *)(from + j);
+            if (part->n_code == 2) { v += *(const hd_vf_u *)(from + PACKED_OUT + j); }
             if (part->p->y_accum == HD_ADD) { v = hd_load(to, y->dtype, j, n) + v; }
             hd_store(to, y->dtype, j, n, v);
         }
@@ -135,12 +153,12 @@ static void run_pair(const packed_task *task, int64_t a, int64_t b)
         t.scales[p] = task->scales + pair[p] * part->groups * HD_PACKED_ROWS;
     }
     for (int64_t i = 0; i < task->n_row;) {
-        int64_t left = task->n_row - i, tiles = hd_ceil_div(left, part->most), rows = hd_ceil_div(left, tiles);
-        int64_t at = (task->row + i) * part->groups;
+        int64_t left = task->n_row - i, tiles = hd_ceil_div(left, part->most / part->n_code), rows = hd_ceil_div(left, tiles);
+        int64_t at = (task->row + i) * part->n_code * part->groups;
         t.codes = part->codes + at * HD_PACKED_GROUP;
         t.in_scales = part->scales + at;
         t.in_sums = part->sums + at;
-        part->kernels[rows](&t);
+        part->kernels[rows * part->n_code](&t);
         store(part, &t, task->row + i, rows, 0, a);
         if (b != a) { store(part, &t, task->row + i, rows, 1, b); }
         i += rows;
@@ -231,8 +249,11 @@ static hd_status make_part(hd_exec *ex, const hd_product *p, const packed_part *
     int64_t rows = p->x->shape[0], groups = p->x->shape[1] / HD_PACKED_GROUP, out = p->y->shape[1];
     *part = (packed_part){.p = p, .groups = groups, .out = out, .block_rows = hd_packed_rows(out) / HD_PACKED_ROWS,
                           .row_bytes = groups * hd_packed_block_bytes(p->w->value.dtype),
-                          .own_inputs = before == NULL || before->p->x != p->x || before->p->offsets != p->offsets};
+                          .n_code = p->w->fine_inputs ? 2 : 1};
+    part->own_inputs = before == NULL || before->p->x != p->x || before->p->offsets != p->offsets || before->n_code != part->n_code;
     part->kernels = packed_kernels(p->w->value.dtype, &part->most);
+    part->most -= part->most % part->n_code;
+    rows *= part->n_code;
     if (!part->own_inputs) {
         part->codes = before->codes;
         part->scales = before->scales;

@@ -258,25 +258,35 @@ static const packed_kernel_fn packed_kernels_256[2][PACKED_MR_LIMIT + 1] = {
 
 #else
 
-static void packed_kernel_plain(const hd_dtype dtype, packed_tile *t)
+static float packed_dot_plain(const hd_dtype dtype, const packed_tile *t, int row, int p, int r)
 {
-    for (int out = 0; out < PACKED_OUT; out++) {
-        int p = out / HD_PACKED_ROWS, r = out % HD_PACKED_ROWS;
-        float sum = 0.0f;
-        for (int64_t g = 0; g < t->groups; g++) {
-            const uint8_t *block = t->blocks[p] + g * hd_packed_block_bytes(dtype);
-            int32_t dot = 0;
-            for (int k = 0; k < HD_PACKED_GROUP; k++) { dot += t->codes[g * HD_PACKED_GROUP + k] * hd_packed_code(dtype, block, r, k); }
-            sum = (float)dot * (t->in_scales[g] * hd_bf16_to_f32(t->scales[p][g * HD_PACKED_ROWS + r])) + sum;
+    float sum = 0.0f;
+    for (int64_t g = 0; g < t->groups; g++) {
+        const uint8_t *block = t->blocks[p] + g * hd_packed_block_bytes(dtype);
+        int64_t at = row * t->groups + g;
+        int32_t dot = 0;
+        for (int k = 0; k < HD_PACKED_GROUP; k++) { dot += t->codes[at * HD_PACKED_GROUP + k] * hd_packed_code(dtype, block, r, k); }
+        sum = (float)dot * (t->in_scales[at] * hd_bf16_to_f32(t->scales[p][g * HD_PACKED_ROWS + r])) + sum;
+    }
+    return sum;
+}
+
+static void packed_kernel_plain(const int rows, const hd_dtype dtype, packed_tile *t)
+{
+    for (int i = 0; i < rows; i++) {
+        for (int out = 0; out < PACKED_OUT; out++) {
+            t->sums[i][out] = packed_dot_plain(dtype, t, i, out / HD_PACKED_ROWS, out % HD_PACKED_ROWS);
         }
-        t->sums[0][out] = sum;
     }
 }
 
-static void packed_i8_plain(packed_tile *t) { packed_kernel_plain(HD_DTYPE_I8, t); }
-static void packed_i4_plain(packed_tile *t) { packed_kernel_plain(HD_DTYPE_I4, t); }
+static void packed_i8_plain_1(packed_tile *t) { packed_kernel_plain(1, HD_DTYPE_I8, t); }
+static void packed_i8_plain_2(packed_tile *t) { packed_kernel_plain(2, HD_DTYPE_I8, t); }
+static void packed_i4_plain_1(packed_tile *t) { packed_kernel_plain(1, HD_DTYPE_I4, t); }
+static void packed_i4_plain_2(packed_tile *t) { packed_kernel_plain(2, HD_DTYPE_I4, t); }
 
-static const packed_kernel_fn packed_kernels_plain[2][PACKED_MR_LIMIT + 1] = {{NULL, packed_i8_plain}, {NULL, packed_i4_plain}};
+static const packed_kernel_fn packed_kernels_plain[2][PACKED_MR_LIMIT + 1] = {{NULL, packed_i8_plain_1, packed_i8_plain_2},
+                                                                              {NULL, packed_i4_plain_1, packed_i4_plain_2}};
 
 #endif
 
@@ -294,7 +304,7 @@ static const packed_kernel_fn *packed_kernels(hd_dtype dtype, int64_t *most)
     *most = PACKED_MR_256;
     return packed_kernels_256[kind];
 #else
-    *most = 1;
+    *most = 2;
     return packed_kernels_plain[kind];
 #endif
 }

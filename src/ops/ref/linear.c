@@ -38,17 +38,17 @@ static double stored_entry(const hd_weight *w, int64_t m, int64_t k)
 }
 
 /* Group g of a row as the product sees it. */
-static void read_group(const hd_tensor *x, int64_t i, int64_t g, bool rounded, double values[HD_PACKED_GROUP])
+static void read_group(const hd_tensor *x, int64_t i, int64_t g, const hd_weight *w, double values[HD_PACKED_GROUP])
 {
     float group[HD_PACKED_GROUP];
-    int8_t codes[HD_PACKED_GROUP];
+    int8_t codes[HD_PACKED_GROUP], rest[HD_PACKED_GROUP] = {0};
     for (int k = 0; k < HD_PACKED_GROUP; k++) {
         values[k] = ref_get2(x, i, g * HD_PACKED_GROUP + k);
         group[k] = (float)values[k];
     }
-    if (!rounded) { return; }
-    double scale = (double)hd_round_group(group, codes);
-    for (int k = 0; k < HD_PACKED_GROUP; k++) { values[k] = scale * codes[k]; }
+    if (!w->round_inputs) { return; }
+    double scale = (double)hd_round_group(group, codes, w->fine_inputs ? rest : NULL);
+    for (int k = 0; k < HD_PACKED_GROUP; k++) { values[k] = scale * (codes[k] + (double)rest[k] / HD_ROUND_REST); }
 }
 
 static void product_stored(const hd_tensor *x, const hd_weight *w, rows r, hd_accum accum, hd_tensor *y)
@@ -59,7 +59,7 @@ static void product_stored(const hd_tensor *x, const hd_weight *w, rows r, hd_ac
         for (int64_t m = 0; m < w->value.shape[0]; m++) {
             double sum = 0.0;
             for (int64_t k = 0; k < n_in; k++) {
-                if (k < whole && k % HD_PACKED_GROUP == 0) { read_group(x, i, k / HD_PACKED_GROUP, w->round_inputs, values); }
+                if (k < whole && k % HD_PACKED_GROUP == 0) { read_group(x, i, k / HD_PACKED_GROUP, w, values); }
                 sum += (k < whole ? values[k % HD_PACKED_GROUP] : ref_get2(x, i, k)) * stored_entry(w, m, k);
             }
             ref_into2(y, i, m, accum, sum);
