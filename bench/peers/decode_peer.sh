@@ -54,10 +54,7 @@ read_rate() { run "$bench_read" threads="$threads" | awk '{ print $2 }'; }
 
 # Seconds of all processors spent so far by anybody, and by the children of this script.
 busy_all() { awk -v hz="$(getconf CLK_TCK)" '/^cpu / { print ($2 + $3 + $4 + $7 + $8 + $9) / hz }' /proc/stat; }
-busy_own() {
-    times >"$work/times"
-    awk '{ for (i = 1; i <= 2; i++) { split($i, t, /[ms]/); sum += 60 * t[1] + t[2] } } END { print sum }' "$work/times"
-}
+busy_own() { awk -v hz="$(getconf CLK_TCK)" '{ print ($16 + $17) / hz }' "/proc/$$/stat"; }
 
 # measure COMMAND...: runs it between two measurements of the bandwidth; leaves `rate` and `others`.
 measure() {
