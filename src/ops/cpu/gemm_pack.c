@@ -174,7 +174,7 @@ static void pack_integers(const gemm_stored *w, int64_t column, int64_t k, int64
         const char *line = (const char *)w->codes + block * bytes + 4 * r;
         hd_vf scale = hd_widen(*(const hd_vh_u *)((const uint16_t *)w->scales + block * HD_PACKED_ROWS + r));
         for (int64_t at = 0; at < bytes; at += 64, line += 64) {
-            hd_vi four = (hd_vi)*(const gemm_vector_at_2 *)line;
+            hd_vi four = (hd_vi)*(const gemm_vector_anywhere *)line;
 #pragma GCC unroll 4
             for (int b = 0; b < 4; b++) {
                 if (w->dtype == HD_DTYPE_I8) {

@@ -104,8 +104,8 @@ HD_INLINE void gemm_gather_lanes(const hd_vf *t, int j, hd_vf *out)
 #endif
 }
 
-/* A vector wherever a bf16 may lie. */
-typedef float gemm_vector_at_2 __attribute__((vector_size(HD_LANES * 4), may_alias, aligned(2)));
+/* A vector wherever a bf16 or an FP8 code may lie. */
+typedef float gemm_vector_anywhere __attribute__((vector_size(HD_LANES * 4), may_alias, aligned(1)));
 
 /* out[j] = 32-bit element j (an f32, a pair of bf16) of all rows, rows in order. */
 HD_INLINE void gemm_transpose(const char *const rows[HD_LANES], int64_t at, hd_vf out[HD_LANES])
@@ -113,8 +113,8 @@ HD_INLINE void gemm_transpose(const char *const rows[HD_LANES], int64_t at, hd_v
     hd_vf t[HD_LANES];
 #pragma GCC unroll 4
     for (int g = 0; g < HD_LANES; g += 4) {
-        const hd_vf in[4] = {*(const gemm_vector_at_2 *)(rows[g] + at), *(const gemm_vector_at_2 *)(rows[g + 1] + at),
-                             *(const gemm_vector_at_2 *)(rows[g + 2] + at), *(const gemm_vector_at_2 *)(rows[g + 3] + at)};
+        const hd_vf in[4] = {*(const gemm_vector_anywhere *)(rows[g] + at), *(const gemm_vector_anywhere *)(rows[g + 1] + at),
+                             *(const gemm_vector_anywhere *)(rows[g + 2] + at), *(const gemm_vector_anywhere *)(rows[g + 3] + at)};
         gemm_transpose_lanes(in, t + g);
     }
 #pragma GCC unroll 4
