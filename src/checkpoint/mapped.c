@@ -215,16 +215,10 @@ static void point(hd_ckpt_map *m, const hd_source_tensor *rows, int64_t n_expert
     w->scales.data = n_expert > 0 ? NULL : (void *)(uintptr_t)places[0].scales;
 }
 
-/* What multiplies the outputs of SwiGLU: their few large values leave the others little of 8 bits. */
-static bool wants_fine_inputs(const hd_param *param, hd_dtype dtype)
-{
-    return dtype == HD_DTYPE_I8 && strstr(param->spec->hf_name, "down_proj") != NULL;
-}
-
 static void set_rounding(const hd_ckpt_map *m, hd_dtype dtype, hd_param *param)
 {
     param->weight.round_inputs = hd_dtype_is_packed(dtype) && m->options.round_inputs;
-    param->weight.fine_inputs = param->weight.round_inputs && wants_fine_inputs(param, dtype);
+    param->weight.fine_inputs = param->weight.round_inputs && hd_packing_fine_inputs(param->name, dtype);
 }
 
 static hd_status use_in_place(hd_ckpt_map *m, const hd_source_tensor *rows, hd_dtype dtype, hd_exec *ex, hd_arena *arena,

@@ -13,27 +13,48 @@ static const char method[] = "hadal";
 
 /* What is multiplied as y = x W^T and nothing else.  Not here, so kept as it is: the embedding, the router, norms, and kv_b_proj, which
  * absorbed attention multiplies from both sides.  The head is read whole for every token and decides the distribution at once: never
- * below 8 bits. */
-static const struct {
+ * below 8 bits.  down_proj multiplies the outputs of SwiGLU, whose few large values leave the others little of 8 bits: with 8-bit weights
+ * its inputs have 16 (with 4 bits the weights' own rounding is all that counts). */
+typedef struct rule {
     const char *end;
-    hd_dtype at[2]; /* with 8 and with 4 bits */
-} rules[] = {
-    {".q_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}},    {".q_a_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}},
-    {".q_b_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}},  {".kv_a_proj_with_mqa.weight", {HD_DTYPE_I8, HD_DTYPE_I4}},
-    {".o_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}},    {".gate_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}},
-    {".up_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}},   {".down_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}},
-    {".eh_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}},   {"lm_head.weight", {HD_DTYPE_I8, HD_DTYPE_I8}},
-    {".shared_head.head.weight", {HD_DTYPE_I8, HD_DTYPE_I8}},
+    hd_dtype at[2];   /* with 8 and with 4 bits */
+    bool fine_inputs; /* of I8 */
+} rule;
+
+static const rule rules[] = {
+    {".q_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}, false},
+    {".q_a_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}, false},
+    {".q_b_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}, false},
+    {".kv_a_proj_with_mqa.weight", {HD_DTYPE_I8, HD_DTYPE_I4}, false},
+    {".o_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}, false},
+    {".gate_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}, false},
+    {".up_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}, false},
+    {".down_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}, true},
+    {".eh_proj.weight", {HD_DTYPE_I8, HD_DTYPE_I4}, false},
+    {"lm_head.weight", {HD_DTYPE_I8, HD_DTYPE_I8}, false},
+    {".shared_head.head.weight", {HD_DTYPE_I8, HD_DTYPE_I8}, false},
 };
+
+static const rule *rule_of(const char *name)
+{
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+        if (hd_text_ends_with(name, rules[i].end)) { return &rules[i]; }
+    }
+    return NULL;
+}
 
 bool hd_packing_dtype(const char *name, int64_t in, int bits, hd_dtype *dtype)
 {
-    for (size_t i = 0; i < sizeof rules / sizeof rules[0] && in > 0 && in % HD_PACKED_GROUP == 0; i++) {
-        if (!hd_text_ends_with(name, rules[i].end)) { continue; }
-        *dtype = rules[i].at[bits == 4];
-        return true;
-    }
-    return false;
+    const rule *r = rule_of(name);
+    if (r == NULL || in <= 0 || in % HD_PACKED_GROUP != 0) { return false; }
+    *dtype = r->at[bits == 4];
+    return true;
+}
+
+bool hd_packing_fine_inputs(const char *name, hd_dtype dtype)
+{
+    const rule *r = rule_of(name);
+    return r != NULL && r->fine_inputs && dtype == HD_DTYPE_I8;
 }
 
 bool hd_packing_shape(const hd_dims *dims, const char *name, int64_t shape[2])

@@ -20,6 +20,9 @@
 /* Whether a matrix of this name is packed in a folder of `bits` (8 or 4), and as what.  The table of these rules is in packing.c. */
 bool hd_packing_dtype(const char *name, int64_t in, int bits, hd_dtype *dtype);
 
+/* Whether the inputs of a packed matrix of this name are rounded to 16 bits and not to 8 (hd_weight.fine_inputs), by the same table. */
+bool hd_packing_fine_inputs(const char *name, hd_dtype dtype);
+
 /* (out, in) of a matrix of the model; false when no matrix has this name. */
 bool hd_packing_shape(const hd_dims *dims, const char *name, int64_t shape[2]);
 

@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-static float first[TOKENS * MAX_VOCAB], second[TOKENS * MAX_VOCAB];
+static float first[TOKENS * MAX_VOCAB], second[TOKENS * MAX_VOCAB], not_rounded[TOKENS * MAX_VOCAB];
 
 /* Logits two ways; *sizes and the bytes in place are of the second. */
 static int64_t same_logits(const char *a, const manner *from_a, const char *b, const manner *from_b, size_t sizes[4])
@@ -186,12 +186,40 @@ static void packed_folders(void **state)
         assert_true(sizes[0] < 4096);
         (void)same_logits(packed, &weights_only, plain, &weights_only, sizes);
         assert_true(sizes[0] > 4096);
-        memcpy(second, first, sizeof first);
+        memcpy(not_rounded, first, sizeof first);
         (void)same_logits(packed, &rounded, plain, &rounded, sizes);
-        assert_memory_not_equal(first, second + 1, 64);
+        assert_memory_not_equal(first, not_rounded, (size_t)(TOKENS * packed_dims().vocab_size) * sizeof(float));
         manner as_stored = rounded;
         as_stored.map.bits = 0;
         (void)same_logits(packed, &rounded, packed, &as_stored, sizes);
+    }
+}
+
+/* Which inputs are rounded, and how finely: all of packed weights or none, those of 8-bit down projections to 16 bits. */
+static void roundings(void **state)
+{
+    size_t sizes[4];
+    hd_dims dims = packed_dims();
+    const char *plain = make_run_of(state, "run", HD_DTYPE_F32);
+    for (int i = 0; i < 4; i++) {
+        manner how = {.from = FROM_MAP, .weights = HD_DTYPE_F32, .map = {.bits = i < 2 ? 8 : 4, .round_inputs = i % 2 == 0, .n_threads = 1}};
+        runner r = {0};
+        int n_packed = 0, n_fine = 0;
+        (void)run(plain, &dims, &how, -1, first, sizes);
+        assert_ok(hd_ckpt_map_open(plain, &dims, &how.map, &r.map, &err));
+        open_runner(&r, &dims, &how, false, sizes);
+        for (int64_t p = 0; p < r.model.n_param; p++) {
+            const hd_weight *w = &r.model.params[p].weight;
+            bool packed = hd_dtype_is_packed(w->value.dtype), down = strstr(r.model.params[p].name, "down_proj") != NULL;
+            assert_int_equal(w->round_inputs, packed && how.map.round_inputs);
+            assert_int_equal(w->fine_inputs, w->round_inputs && down && how.map.bits == 8);
+            n_packed += packed;
+            n_fine += w->fine_inputs;
+        }
+        assert_true(n_packed > 0);
+        assert_int_equal(n_fine > 0, i == 0);
+        close_runner(&r);
+        hd_ckpt_map_close(r.map);
     }
 }
 
@@ -296,6 +324,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(f8_folders, hd_temp_setup, hd_temp_teardown),
         cmocka_unit_test_setup_teardown(fused_and_unaligned, hd_temp_setup, hd_temp_teardown),
         cmocka_unit_test_setup_teardown(packed_folders, hd_temp_setup, hd_temp_teardown),
+        cmocka_unit_test_setup_teardown(roundings, hd_temp_setup, hd_temp_teardown),
         cmocka_unit_test_setup_teardown(contradictions, hd_temp_setup, hd_temp_teardown),
         cmocka_unit_test_setup_teardown(damaged_files, hd_temp_setup, hd_temp_teardown),
         cmocka_unit_test_setup_teardown(every_operation_fails, hd_temp_setup, hd_temp_teardown),
