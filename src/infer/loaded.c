@@ -101,6 +101,11 @@ static hd_status open_stream(const hd_config *config, const char *path, hd_loade
 {
     hd_status st;
     double in_memory = total(sizes), limit = memory_limit(config);
+    if (!hd_config_is(config, HD_KEY_quantization, "")) {
+        return HD_FAIL(err, HD_E_CONFIG, "quantization=%s: the model needs %.3f GB and %.3f GB may be taken; weights that are read layer by layer are used "
+                       "as they are stored: leave quantization out for that, or convert the folder to fewer bits (hadal convert FROM TO quantization=int4)",
+                       hd_config_str(config, HD_KEY_quantization), in_memory / 1e9, limit / 1e9);
+    }
     hd_ckpt_map_close(l->map);
     l->map = NULL;
     l->options.mapped = false;
@@ -113,8 +118,8 @@ static hd_status open_stream(const hd_config *config, const char *path, hd_loade
                      "choose shorter sequences", in_memory / 1e9, total(sizes) / 1e9, limit / 1e9);
         goto out;
     }
-    hd_log(HD_LOG_INFO, "%.3f GB of weights and activations do not fit %.3f GB: weights are read layer by layer%s, %.3f GB are taken",
-           in_memory / 1e9, limit / 1e9, hd_config_is(config, HD_KEY_quantization, "") ? "" : ", as they are stored", total(sizes) / 1e9);
+    hd_log(HD_LOG_INFO, "%.3f GB of weights and activations do not fit %.3f GB: weights are read layer by layer, %.3f GB are taken",
+           in_memory / 1e9, limit / 1e9, total(sizes) / 1e9);
 out:
     return st;
 }
