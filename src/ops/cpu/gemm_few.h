@@ -107,17 +107,16 @@ typedef struct hd_gemm_few_columns {
     bool add;
 } hd_gemm_few_columns;
 
-/* `vectors` of columns, all valid. */
-HD_INLINE void few_columns(const int m, const int vectors, const hd_dtype dtype, const hd_gemm_few_columns *f)
+HD_INLINE void few_columns(const int m, const hd_dtype dtype, const hd_gemm_few_columns *f)
 {
-    const int64_t bytes = vectors * HD_LANES * gemm_element_bytes(dtype), ahead = HD_GEMM_FEW_ROWS_AHEAD * f->b_row_bytes;
+    const int64_t bytes = HD_GEMM_FEW_COLUMNS * gemm_element_bytes(dtype), ahead = HD_GEMM_FEW_ROWS_AHEAD * f->b_row_bytes;
     hd_vf acc[2][HD_GEMM_FEW_VECTORS] = {{{0}}};
     for (int64_t k = 0; k < f->kc; k++) {
         const char *row = f->b + k * f->b_row_bytes;
 #pragma GCC unroll 8
         for (int64_t line = 0; line < bytes; line += 64) { __builtin_prefetch(row + ahead + line, 0, 2); }
 #pragma GCC unroll 8
-        for (int v = 0; v < vectors; v++) {
+        for (int v = 0; v < HD_GEMM_FEW_VECTORS; v++) {
             hd_vf b = gemm_read_run(gemm_address(row, dtype, v * HD_LANES), dtype);
 #pragma GCC unroll 2
             for (int i = 0; i < m; i++) { gemm_fma(&acc[i][v], hd_splat(f->a[k * m + i]), b); }
@@ -126,7 +125,7 @@ HD_INLINE void few_columns(const int m, const int vectors, const hd_dtype dtype,
 #pragma GCC unroll 2
     for (int i = 0; i < m; i++) {
 #pragma GCC unroll 8
-        for (int v = 0; v < vectors; v++) {
+        for (int v = 0; v < HD_GEMM_FEW_VECTORS; v++) {
             hd_vf_u *c = (hd_vf_u *)(f->sums + i * f->sums_row + v * HD_LANES);
             if (f->add) { acc[i][v] = *c + acc[i][v]; }
             *c = acc[i][v];
@@ -165,13 +164,13 @@ static const hd_gemm_few_fn *gemm_few_kernels(hd_dtype dtype)
 
 typedef void (*hd_gemm_few_columns_fn)(const hd_gemm_few_columns *f);
 
-#define HD_GEMM_FEW_COLUMNS_KERNEL(name, m, vectors, dtype)                                                         \
-    static __attribute__((noinline)) void name(const hd_gemm_few_columns *f) { few_columns(m, vectors, dtype, f); }
+#define HD_GEMM_FEW_COLUMNS_KERNEL(name, m, dtype)                                                                  \
+    static __attribute__((noinline)) void name(const hd_gemm_few_columns *f) { few_columns(m, dtype, f); }
 
-HD_GEMM_FEW_COLUMNS_KERNEL(gemm_few_columns_f32_1, 1, HD_GEMM_FEW_VECTORS, HD_DTYPE_F32)
-HD_GEMM_FEW_COLUMNS_KERNEL(gemm_few_columns_f32_2, 2, HD_GEMM_FEW_VECTORS, HD_DTYPE_F32)
-HD_GEMM_FEW_COLUMNS_KERNEL(gemm_few_columns_bf16_1, 1, HD_GEMM_FEW_VECTORS, HD_DTYPE_BF16)
-HD_GEMM_FEW_COLUMNS_KERNEL(gemm_few_columns_bf16_2, 2, HD_GEMM_FEW_VECTORS, HD_DTYPE_BF16)
+HD_GEMM_FEW_COLUMNS_KERNEL(gemm_few_columns_f32_1, 1, HD_DTYPE_F32)
+HD_GEMM_FEW_COLUMNS_KERNEL(gemm_few_columns_f32_2, 2, HD_DTYPE_F32)
+HD_GEMM_FEW_COLUMNS_KERNEL(gemm_few_columns_bf16_1, 1, HD_DTYPE_BF16)
+HD_GEMM_FEW_COLUMNS_KERNEL(gemm_few_columns_bf16_2, 2, HD_DTYPE_BF16)
 
 static const hd_gemm_few_columns_fn gemm_few_columns[2][3] = {{NULL, gemm_few_columns_f32_1, gemm_few_columns_f32_2},
                                                              {NULL, gemm_few_columns_bf16_1, gemm_few_columns_bf16_2}};

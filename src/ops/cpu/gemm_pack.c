@@ -165,7 +165,7 @@ static void pack_f8(const gemm_stored *w, int64_t column, int64_t columns, int64
     }
 }
 
-/* The same from packed integers; k and kc are multiples of the group but for nothing. */
+/* The same from packed integers; k and kc are multiples of the group. */
 static void pack_integers(const gemm_stored *w, int64_t column, int64_t k, int64_t kc, float *dst)
 {
     const int64_t groups = w->k / HD_PACKED_GROUP, bytes = hd_packed_block_bytes(w->dtype), r = column % HD_PACKED_ROWS;
