@@ -3,6 +3,7 @@
 #define HD_TESTS_CHECKPOINT_FOLDERS_H
 
 #include "checkpoint/fixture.h"
+#include "support/keys.h"
 
 #include "checkpoint/folder.h"
 #include "checkpoint/hf_config.h"
@@ -103,22 +104,10 @@ static inline int64_t blocks_of(int64_t n) { return (n + HD_F8_BLOCK - 1) / HD_F
 
 /* ---- commands ------------------------------------------------------------------------------------------------------------ */
 
-static inline hd_config *load_keys(const char *command, const char *keys)
-{
-    char text[8192];
-    const char *argv[16];
-    int n = 0;
-    hd_config *config = NULL;
-    (void)snprintf(text, sizeof text, "%s", keys);
-    for (char *word = strtok(text, " "); word != NULL; word = strtok(NULL, " ")) { argv[n++] = word; }
-    assert_ok(hd_config_load(command, n, argv, "configs", &config, &err));
-    return config;
-}
-
 static inline hd_status convert(const char *from, const char *to, const char *keys)
 {
     const hd_run_hooks hooks = {0};
-    hd_config *config = load_keys("convert", keys);
+    hd_config *config = hd_test_config("convert", "%s", keys);
     hd_status st = hd_cmd_convert(config, from, to, &hooks, &err);
     hd_config_free(config);
     return st;
@@ -127,7 +116,7 @@ static inline hd_status convert(const char *from, const char *to, const char *ke
 static inline hd_status verify(const char *folder, const char *digests, const char *keys)
 {
     const hd_run_hooks hooks = {0};
-    hd_config *config = load_keys("verify", keys);
+    hd_config *config = hd_test_config("verify", "%s", keys);
     hd_status st = hd_cmd_verify(config, folder, digests, &hooks, &err);
     hd_config_free(config);
     return st;

@@ -32,8 +32,8 @@ static void open_scene(scene *s, const char *dir)
     path_of(s->partial, dir, "to.partial");
     assert_ok(convert(s->from, path_of(s->want, dir, "want"), first_keys));
     assert_ok(convert(s->from, path_of(s->other_want, dir, "other"), other_keys));
-    s->keys = load_keys("convert", first_keys);
-    s->other_keys = load_keys("convert", other_keys);
+    s->keys = hd_test_config("convert", "%s", first_keys);
+    s->other_keys = hd_test_config("convert", "%s", other_keys);
 }
 
 static void close_scene(scene *s)

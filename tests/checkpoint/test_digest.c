@@ -229,7 +229,7 @@ static void verify_without_memory(void **state)
     write_model(path_of(dir, *state, "a"), (file_tensor[]){{"a", HD_DTYPE_F32, 2, {2, 3}, values}, {"b", HD_DTYPE_F32, 1, {6}, values}}, 2);
     (void)snprintf(keys, sizeof keys, "digests_out=%s", path_of(digests, *state, "digests"));
     assert_ok(verify(dir, NULL, keys));
-    hd_config *config = load_keys("verify", keys);
+    hd_config *config = hd_test_config("verify", "%s", keys);
     for (int what = 0; what < 3; what++) {
         for (size_t n = 1;; n++) {
             size_t live = hd_alloc_get_stats().live_calls, before = hd_alloc_get_stats().total_calls;

@@ -11,9 +11,9 @@
 #include "hadal/commands.h"
 #include "hadal/log.h"
 #include "infer/scorer.h"
+#include "support/keys.h"
 #include "support/test.h"
 
-enum { MAX_WORDS = 32 };
 
 /* What the command said, line by line. */
 static hd_buf said;
@@ -30,19 +30,16 @@ static void keep(void *context, hd_log_level level, const char *text)
 static hd_status check(hd_err *err, const char *format, ...)
 {
     char text[4096] = "dtype=float32 max_target_length=64 log_config=false tokenizer_type=byte run_name=x base_output_directory=/tmp ";
-    const char *argv[MAX_WORDS];
-    int n = 0;
     size_t at = strlen(text);
     hd_config *config = NULL;
     va_list args;
     va_start(args, format);
     (void)vsnprintf(text + at, sizeof text - at, format, args);
     va_end(args);
-    for (char *word = strtok(text, " "); word != NULL; word = strtok(NULL, " ")) { argv[n++] = word; }
     hd_buf_clear(&said);
     *err = (hd_err){0};
     hd_log_set_sink(keep, NULL);
-    hd_status st = hd_config_load("check", n, argv, "configs", &config, err);
+    hd_status st = hd_test_load_keys("check", text, &config, err);
     hd_run_hooks hooks = {0};
     if (st == HD_OK) { st = hd_cmd_check(config, &hooks, err); }
     hd_log_set_sink(NULL, NULL);

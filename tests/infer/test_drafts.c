@@ -8,6 +8,7 @@
 #include "hadal/log.h"
 #include "infer/engine.h"
 #include "infer/sample.h"
+#include "support/keys.h"
 #include "support/test.h"
 
 enum { VOCAB = 264, PROMPT = 12, ANSWER = 20, CAPACITY = PROMPT + ANSWER };
@@ -21,15 +22,7 @@ static char folder[256]; /* of the trained model */
 
 static hd_config *configure(const char *command, const char *keys)
 {
-    char text[1024];
-    const char *argv[40];
-    int n = 0;
-    hd_err err;
-    hd_config *config = NULL;
-    (void)snprintf(text, sizeof text, "log_config=false tokenizer_type=byte run_name=run %s", keys);
-    for (char *word = strtok(text, " "); word != NULL; word = strtok(NULL, " ")) { argv[n++] = word; }
-    assert_ok(hd_config_load(command, n, argv, "configs", &config, &err));
-    return config;
+    return hd_test_config(command, "log_config=false tokenizer_type=byte run_name=run %s", keys);
 }
 
 /* Sentences of a small grammar: some letters follow from those before, some do not. */

@@ -4,21 +4,14 @@
 #include <stdlib.h>
 
 #include "infer/engine.h"
+#include "support/keys.h"
 #include "support/test.h"
 
 enum { MAX_VOCAB = 4096, N = 40 };
 
 static hd_config *configure(const char *keys)
 {
-    char text[512];
-    const char *argv[16];
-    int n = 0;
-    hd_err err;
-    hd_config *config = NULL;
-    (void)snprintf(text, sizeof text, "dtype=float32 log_config=false tokenizer_type=byte run_name=x base_output_directory=/tmp %s", keys);
-    for (char *word = strtok(text, " "); word != NULL; word = strtok(NULL, " ")) { argv[n++] = word; }
-    assert_ok(hd_config_load("decode", n, argv, "configs", &config, &err));
-    return config;
+    return hd_test_config("decode", "dtype=float32 log_config=false tokenizer_type=byte run_name=x base_output_directory=/tmp %s", keys);
 }
 
 static hd_engine *open_engine(const hd_config *config, const char *model, int64_t n_session, int64_t capacity, int64_t chunk)

@@ -8,6 +8,7 @@
 #include "hadal/commands.h"
 #include "hadal/log.h"
 #include "infer/generate.h"
+#include "support/keys.h"
 #include "support/test.h"
 
 enum { N_PROMPT = 9 };
@@ -35,16 +36,8 @@ static void write_tokenizer(const char *dir, const char *template)
 
 static hd_config *configure(const char *dir, const char *keys)
 {
-    char text[1024];
-    const char *argv[24];
-    int n = 0;
-    hd_err err;
-    hd_config *config = NULL;
-    (void)snprintf(text, sizeof text, "dtype=float32 log_config=false tokenizer_type=huggingface tokenizer_path=%s run_name=x base_output_directory=/tmp "
-                   "load_parameters_path=%s max_prefill_predict_length=40 max_target_length=60 %s", dir, model, keys);
-    for (char *word = strtok(text, " "); word != NULL; word = strtok(NULL, " ")) { argv[n++] = word; }
-    assert_ok(hd_config_load("decode", n, argv, "configs", &config, &err));
-    return config;
+    return hd_test_config("decode", "dtype=float32 log_config=false tokenizer_type=huggingface tokenizer_path=%s run_name=x base_output_directory=/tmp "
+                          "load_parameters_path=%s max_prefill_predict_length=40 max_target_length=60 %s", dir, model, keys);
 }
 
 /* Prompts of 3, 6, 9, ... tokens; every other one begins with the same 8. */

@@ -5,29 +5,21 @@
 #include "data/dataset.h"
 #include "hadal/config.h"
 #include "ops/ops.h"
+#include "support/keys.h"
 #include "support/test.h"
 #include "train/plan.h"
 #include "train/trainer.h"
 
-enum { N_STEP = 4, MAX_ARGS = 32 };
+enum { N_STEP = 4 };
 
 typedef struct losses { double loss[N_STEP], norm[N_STEP], param_norm[N_STEP]; } losses;
 
 /* Keys common to all cases, then the case's own, separated by blanks. */
 static hd_config *configure(const char *own)
 {
-    static char text[2048];
-    hd_err err = {0};
-    hd_config *config = NULL;
-    const char *argv[MAX_ARGS];
-    int n = 0;
-    argv[n++] = "configs/base.yml";
-    snprintf(text, sizeof text, "dataset_type=synthetic base_output_directory=/tmp run_name=x steps=%d max_target_length=32 "
-             "per_device_batch_size=8 learning_rate=0.01 warmup_steps_fraction=0 enable_checkpointing=false log_config=false "
-             "dtype=float32 %s", N_STEP, own);
-    for (char *word = strtok(text, " "); word != NULL; word = strtok(NULL, " ")) { argv[n++] = word; }
-    assert_ok(hd_config_load("train", n, argv, "configs", &config, &err));
-    return config;
+    return hd_test_config("train", "configs/base.yml dataset_type=synthetic base_output_directory=/tmp run_name=x steps=%d max_target_length=32 "
+                          "per_device_batch_size=8 learning_rate=0.01 warmup_steps_fraction=0 enable_checkpointing=false log_config=false "
+                          "dtype=float32 %s", N_STEP, own);
 }
 
 typedef struct job {
