@@ -181,6 +181,40 @@ static void test_not_finite(void **state)
     free_stored(&w);
 }
 
+/* FP8: a NaN code spoils its output alone, denormal codes and scales of any size are exact, in few rows and in many. */
+static void test_f8_codes(void **state)
+{
+    (void)state;
+    enum { M = 20, K = 256, BAD = 7, DENORMAL = 3 };
+    static const float scales[] = {1.0f, 3e-5f, 0.3f, 200.0f, 1e30f, 1e-37f};
+    hd_exec ex;
+    stored w = make_stored("w", F8, 0, M, K, false, false);
+    uint8_t *codes = w.value;
+    codes[BAD * K + 131] = 0xFF;
+    for (int k = 0; k < K; k++) { codes[DENORMAL * K + k] = (uint8_t)(k % 8 | (k % 3 == 0 ? 0x80 : 0)); }
+    for (int index = 0; next_cpu(&index, 2, &ex);) {
+        for (size_t s = 0; s < sizeof scales / sizeof scales[0]; s++) {
+            for (int64_t n = 1; n <= 9; n += 4) {
+                matrix x = make_matrix(NULL, n, K, 0), y = make_matrix(NULL, n, M, 0);
+                const row r = {n, K, M, F8, false, HD_SET, false};
+                int column = (int)(s * 37 % K);
+                for (int64_t i = 0; i < n; i++) { x.v[i * K + column] = 1.0f; } /* one weight comes out as it is */
+                for (int i = 0; i < 2; i++) { ((float *)w.scales)[i] = scales[s]; }
+                run(&ex, &r, &x, &w, &y.t);
+                for (int64_t i = 0; i < n * M; i++) {
+                    int64_t m = i % M;
+                    float want = hd_f8_e4m3_to_f32(codes[m * K + column]) * scales[s];
+                    if (m == BAD ? hd_finite_f64((double)y.v[i]) : y.v[i] != want) {
+                        fail_msg("%s: scale %g, output %d is %.9g, want %.9g", ex.ops->name, (double)scales[s], (int)m, (double)y.v[i], (double)want);
+                    }
+                }
+                free(x.v), free(y.v);
+            }
+        }
+    }
+    free_stored(&w);
+}
+
 /* Experts at equal distances, and apart as in mapped files. */
 static void check_experts(hd_dtype dtype, bool round_inputs, bool fine)
 {
@@ -308,7 +342,7 @@ static void test_checks(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_plain), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_experts), cmocka_unit_test(test_lists),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_plain), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_f8_codes), cmocka_unit_test(test_experts), cmocka_unit_test(test_lists),
                                        cmocka_unit_test(test_checks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

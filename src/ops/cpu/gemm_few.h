@@ -34,19 +34,37 @@ HD_INLINE void few_prefetch(const hd_gemm_few *f, int64_t at, int64_t row_bytes)
     for (int r = 0; r < HD_LANES; r++) { __builtin_prefetch(f->rows[r] + ahead, 0, 2); }
 }
 
+/* The multiply-adds of one transposed square of FP8 codes, which have one scale. */
+HD_INLINE void few_multiply_f8(const int m, const hd_vf square[HD_LANES], float scale, const float *a, hd_vf *acc)
+{
+    hd_vu nan = {0};
+#pragma GCC unroll 16
+    for (int j = 0; j < HD_LANES; j++) { nan |= gemm_f8_nan(square[j]); }
+    bool finite = gemm_f8_is_small(scale) && !hd_any((hd_vi)(nan & 0x80808080u));
+    hd_vf scales = hd_splat(finite ? scale * 0x1p120f : scale);
+    if (__builtin_expect(!finite, 0)) {
+        for (int k = 0; k < 4 * HD_LANES; k++) {
+            for (int i = 0; i < m; i++) { gemm_fma_at(&acc[i], &a[k * m + i], gemm_f8_value(square[k / 4], k % 4, scales)); }
+        }
+        return;
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < HD_LANES; j++) {
+#pragma GCC unroll 4
+        for (int b = 0; b < 4; b++) {
+            hd_vf value = gemm_f8_finite(square[j], b, scales);
+#pragma GCC unroll 8
+            for (int i = 0; i < m; i++) { gemm_fma_at(&acc[i], &a[(4 * j + b) * m + i], value); }
+        }
+    }
+}
+
 /* The multiply-adds of one transposed square. */
-HD_INLINE void few_multiply(const int m, const hd_dtype dtype, const hd_vf square[HD_LANES], hd_vf scale, const float *a, hd_vf *acc)
+HD_INLINE void few_multiply(const int m, const hd_dtype dtype, const hd_vf square[HD_LANES], const float *a, hd_vf *acc)
 {
 #pragma GCC unroll 16
     for (int j = 0; j < HD_LANES; j++) {
-        if (dtype == HD_DTYPE_F8_E4M3) {
-#pragma GCC unroll 4
-            for (int b = 0; b < 4; b++) {
-                hd_vf value = gemm_f8_value(square[j], b, scale);
-#pragma GCC unroll 8
-                for (int i = 0; i < m; i++) { gemm_fma_at(&acc[i], &a[(4 * j + b) * m + i], value); }
-            }
-        } else if (dtype == HD_DTYPE_BF16) {
+        if (dtype == HD_DTYPE_BF16) {
             hd_vf even = (hd_vf)((hd_vu)square[j] << 16), odd = (hd_vf)((hd_vu)square[j] & 0xFFFF0000u);
 #pragma GCC unroll 8
             for (int i = 0; i < m; i++) { gemm_fma_at(&acc[i], &a[2 * j * m + i], even); }
@@ -83,8 +101,11 @@ HD_INLINE void few_kernel(const int m, const hd_dtype dtype, const hd_gemm_few *
         int64_t at = (f->k + k) * bytes;
         if (HD_LANES == 16 || at % 64 < HD_LANES * 4) { few_prefetch(f, at, row_bytes); }
         gemm_transpose(f->rows, at, square);
-        hd_vf scale = dtype == HD_DTYPE_F8_E4M3 ? hd_splat(f->scales[(f->k + k) / HD_F8_BLOCK]) : hd_splat(1.0f);
-        few_multiply(m, dtype, square, scale, f->a + k * m, acc);
+        if (dtype == HD_DTYPE_F8_E4M3) {
+            few_multiply_f8(m, square, f->scales[(f->k + k) / HD_F8_BLOCK], f->a + k * m, acc);
+        } else {
+            few_multiply(m, dtype, square, f->a + k * m, acc);
+        }
     }
     few_rest(m, dtype, f, k, acc);
     for (int i = 0; i < m; i++) {
