@@ -3,7 +3,7 @@
  *   bench_decode load_parameters_path=FOLDER [batches=1,2,4,8,16] [depth=0] [tokens=24] [prompt=512] [key=value ...]
  *
  * A batch of b sessions continues `depth` tokens; each step feeds each of them another random token.  The bound is the read bandwidth of this
- * machine, measured before and after, over the bytes a step must read: all weights that every token uses once, the experts that the
+ * machine, measured after every step since it changes from second to second, over the bytes a step must read: all weights that every token uses once, the experts that the
  * step's tokens chose (counted), and the caches.  Prompts of `prompt` tokens are fed behind `depth` others. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@
 #include "infer/session.h"
 #include "read_rate.h"
 
-enum { MAX_ARGS = 64, MAX_BATCHES = 16, READ_BYTES = 512 << 20 };
+enum { MAX_ARGS = 64, MAX_BATCHES = 16, PROBE_BYTES = 512 << 20, PASS_BYTES = 64 << 20 };
 
 typedef struct options {
     long batches[MAX_BATCHES];
@@ -31,6 +31,7 @@ typedef struct bench {
     hd_engine *engine;
     float *logits;
     int32_t *tokens; /* random, as many as are ever fed */
+    read_probe probe;
     int64_t n_chosen, n_layer_step; /* distinct experts seen, summed over MoE layers; how many such layers */
 } bench;
 
@@ -105,9 +106,13 @@ static void weight_bytes(const bench *b, double *shared, double *per_expert)
     }
 }
 
-static double read_bandwidth(void)
+/* The better of two patterns, over memory that is in no cache. */
+static double read_bandwidth(const read_probe *probe, int64_t i)
 {
-    return read_rate_measure(hd_default_threads(), READ_BYTES, 0.6, CLOCK_MONOTONIC).best;
+    int64_t begin = 2 * i * PASS_BYTES % PROBE_BYTES;
+    double two = read_probe_pass(probe, 2, begin, PASS_BYTES, CLOCK_MONOTONIC);
+    double four = read_probe_pass(probe, 4, begin + PASS_BYTES, PASS_BYTES, CLOCK_MONOTONIC);
+    return two > four ? two : four;
 }
 
 static void feed(bench *b, int64_t session, int64_t n)
@@ -127,7 +132,7 @@ static void run_batch(bench *b, long n)
     int32_t tokens[1024];
     hd_engine *e = b->engine;
     double shared, per_expert, cache = (double)e->cache_bytes / (double)e->options.n_session / (double)e->options.capacity;
-    double before = read_bandwidth(), best = 1e30, sum = 0.0;
+    double best = 1e30, sum = 0.0, per_byte = 0.0; /* per_byte: seconds that a byte takes, summed over steps */
     b->n_chosen = b->n_layer_step = 0;
     for (long s = 0; s < n; s++) { sessions[s] = s; }
     for (long i = 0; i < b->o.tokens; i++) {
@@ -136,10 +141,13 @@ static void run_batch(bench *b, long n)
         try(hd_engine_step(e, sessions, tokens, n, b->logits, &err), &err);
         double took = hd_clock_now_s() - start;
         best = took < best ? took : best;
-        if (i > 0) { sum += took; } /* the first step is still taking the machine */
+        double rate = read_bandwidth(&b->probe, i);
+        if (i == 0) { continue; } /* is still taking the machine */
+        sum += took;
+        per_byte += 1.0 / rate;
     }
     for (long s = 0; s < n; s++) { hd_engine_rewind(e, s, b->o.depth); }
-    double bandwidth = (before + read_bandwidth()) / 2, mean = sum / (double)(b->o.tokens - 1);
+    double bandwidth = (double)(b->o.tokens - 1) / per_byte, mean = sum / (double)(b->o.tokens - 1);
     weight_bytes(b, &shared, &per_expert);
     int64_t n_moe = b->n_layer_step / b->o.tokens;
     double distinct = b->n_layer_step > 0 ? (double)b->n_chosen / (double)b->n_layer_step : 0.0;
@@ -194,7 +202,9 @@ int main(int argc, char **argv)
     b.engine->loaded.model.observer = count_experts;
     b.engine->loaded.model.observer_context = &b;
     for (long s = 1; s < sessions; s++) { try(hd_engine_fork(b.engine, 0, s, &err), &err); }
+    b.probe = read_probe_open(hd_default_threads(), PROBE_BYTES);
     for (int i = 0; i < o->n_batch; i++) { run_batch(&b, o->batches[i]); }
+    read_probe_close(&b.probe);
     hd_rss rss;
     try(hd_sysinfo_rss(&rss, &err), &err);
     printf("peak resident memory %.3f GB\n", (double)rss.peak_bytes / 1e9);

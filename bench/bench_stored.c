@@ -1,10 +1,10 @@
 /* Products with weights as files hold them: bytes of weights read and operations done per second.
  *
- *   bench_stored [isa=avx2|avx512|base] [threads=N] [rows=1,2,4,16,48,512] [shape=10944x2048] [seconds=0.5] [clock=cpu]
+ *   bench_stored [isa=avx2|avx512|base] [threads=N] [rows=1,2,4,16,48,512] [shape=10944x2048] [seconds=0.5] [clock=cpu] [sums=chain]
  *
  * y (rows, out) = x W^T for BF16, FP8, int8 and int4 weights, the last two with inputs rounded to 8 bits, and int8 with 16 as down
- * projections have.  Each call takes the next of many matrices, 1 GB together on huge pages, so that weights come from memory; the best
- * round through all of them counts.  clock=cpu counts processor time: with threads=1, for a machine that others use too. */
+ * projections have.  BF16 is multiplied as in steps, by lanes (ops.h), with sums=chain as in prompts.  Each call takes the next of many
+ * matrices, 1 GB together on huge pages, so that weights come from memory; the best round through all of them counts.  clock=cpu counts processor time: with threads=1, for a machine that others use too. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +35,7 @@ typedef struct form {
 } form;
 
 static clockid_t bench_clock = CLOCK_MONOTONIC;
+static bool by_lanes = true;
 
 static double now(void)
 {
@@ -102,6 +103,8 @@ static int read_options(int argc, char **argv, bench *b)
         } else if (sscanf(argv[i], "isa=%15s", isa + 4) == 1) {
             memcpy(isa, "isa=", 4);
             setenv("HADAL_FORCE", isa, 1);
+        } else if (strcmp(argv[i], "sums=chain") == 0) {
+            by_lanes = false;
         } else if (strcmp(argv[i], "clock=cpu") == 0) {
             bench_clock = CLOCK_PROCESS_CPUTIME_ID;
         } else {
@@ -122,6 +125,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < b.n_rows; i++) { most = b.rows[i] > most ? b.rows[i] : most; }
     if (hd_arena_open(&b.scratch, "scratch", (size_t)1 << 30, &err) != HD_OK) { stop(err.msg); }
     if (hd_exec_init(&b.ex, &b.scratch, threads, false, &err) != HD_OK) { stop(err.msg); }
+    b.ex.by_lanes = by_lanes;
     b.pool = mmap(NULL, (size_t)pool_bytes + (64 << 20), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     b.x = malloc((size_t)(most * b.in) * sizeof *b.x);
     b.y = malloc((size_t)(most * b.out) * sizeof *b.y);

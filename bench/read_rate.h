@@ -55,11 +55,15 @@ static inline void read_item(void *arg, int64_t i, int thread)
     job->sink[i % 256] = a[0] + a[1] + a[2] + a[3];
 }
 
-/* Reads `bytes` again and again, each pattern for a third of `seconds` of `clock` and at least 5 times. */
-static inline read_rate read_rate_measure(int n_threads, int64_t bytes, double seconds, clockid_t clock)
+/* Memory that a rate is measured on. */
+typedef struct read_probe {
+    char *pages;
+    int64_t bytes;
+    int n_threads;
+} read_probe;
+
+static inline read_probe read_probe_open(int n_threads, int64_t bytes)
 {
-    static const int patterns[] = {1, 2, 4};
-    read_rate rate = {0};
     void *pages = mmap(NULL, (size_t)bytes + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pages == MAP_FAILED) {
         fprintf(stderr, "read_rate: no memory for %lld bytes\n", (long long)bytes);
@@ -67,25 +71,41 @@ static inline read_rate read_rate_measure(int n_threads, int64_t bytes, double s
     }
     (void)madvise(pages, (size_t)bytes, MADV_HUGEPAGE);
     memset(pages, 1, (size_t)bytes);
+    return (read_probe){pages, bytes, n_threads};
+}
+
+static inline void read_probe_close(read_probe *p) { munmap(p->pages, (size_t)p->bytes + 4096); }
+
+/* Bytes/s of one pass over [begin, begin + n) of the pages. */
+static inline double read_probe_pass(const read_probe *p, int n_stream, int64_t begin, int64_t n, clockid_t clock)
+{
+    struct timespec from, to;
+    read_job job = {.data = p->pages + begin, .bytes = n / p->n_threads / 64 * 64, .n_stream = n_stream};
+    clock_gettime(clock, &from);
+    hd_parallel_for(p->n_threads, p->n_threads, read_item, &job);
+    clock_gettime(clock, &to);
+    double took = (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec);
+    return (double)(read_stream_bytes(&job) * n_stream * p->n_threads) / took;
+}
+
+/* Reads `bytes` again and again, each pattern for a third of `seconds` of `clock` and at least 5 times. */
+static inline read_rate read_rate_measure(int n_threads, int64_t bytes, double seconds, clockid_t clock)
+{
+    static const int patterns[] = {1, 2, 4};
+    read_rate rate = {0};
+    read_probe probe = read_probe_open(n_threads, bytes);
     for (int pattern = 0; pattern < 3; pattern++) {
-        read_job job = {.data = pages, .bytes = bytes / n_threads / 64 * 64, .n_stream = patterns[pattern]};
-        double read = (double)(read_stream_bytes(&job) * job.n_stream * n_threads), sum = 0, best = 1e30;
+        double best = 0.0, sum = 0.0;
         int n = 0;
         while (n < 5 || sum < seconds / 3) {
-            struct timespec from, to;
-            clock_gettime(clock, &from);
-            hd_parallel_for(n_threads, n_threads, read_item, &job);
-            clock_gettime(clock, &to);
-            double took = (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec);
-            if (took < best) { best = took; }
-            sum += took;
+            double pass = read_probe_pass(&probe, patterns[pattern], 0, bytes, clock);
+            best = pass > best ? pass : best;
+            sum += (double)bytes / pass;
             n++;
         }
-        if (read / best > rate.best) {
-            rate = (read_rate){.best = read / best, .mean = read * n / sum, .n_stream = job.n_stream};
-        }
+        if (best > rate.best) { rate = (read_rate){.best = best, .mean = (double)bytes * n / sum, .n_stream = patterns[pattern]}; }
     }
-    munmap(pages, (size_t)bytes + 4096);
+    read_probe_close(&probe);
     return rate;
 }
 

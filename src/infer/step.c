@@ -118,6 +118,7 @@ hd_status hd_engine_pass(hd_engine *e, int64_t n, bool with_drafts, float *logit
         e->turns[i].n_token = 1;
         e->turns[i].before = e->turns[i].of->cache.length;
     }
+    l->ex.by_lanes = true;
     HD_TRY(prepare(e, n, with_drafts, err));
     HD_TRY(draft(e, n, err));
     for (int64_t i = 0; i < n; i++) {
@@ -128,6 +129,7 @@ hd_status hd_engine_pass(hd_engine *e, int64_t n, bool with_drafts, float *logit
     HD_TRY(hd_engine_project(e, &hidden, 0, hidden.shape[0], &out, err));
     HD_TRY(hand_out(e, n, &hidden, &out, logits, err));
 out:
+    l->ex.by_lanes = false;
     for (int64_t i = 0; i < n && st != HD_OK; i++) { hd_session_rewind(e->turns[i].of, e->turns[i].before); }
     hd_arena_release(&l->step_arena, mark);
     return st;

@@ -35,6 +35,7 @@ typedef struct hd_exec {
     hd_guard *guard; /* NULL except under the guard test backend */
     int n_threads;
     bool dry;
+    bool by_lanes; /* forward products add by lanes (linear in ops.h): for steps of few rows, whose weights are then read as they lie */
     int64_t n_uploads, n_reads;
 } hd_exec;
 

@@ -39,6 +39,8 @@ hd_status hd_rmsnorm_bwd(hd_exec *ex, const hd_tensor *dy, const hd_tensor *x, c
  * w->value (M, K) with HD_LAYOUT_OUT_IN, (K, M) with HD_LAYOUT_IN_OUT; dtypes of x, w and y are independent.
  * Row i of y depends on row i of x and on W alone, bit for bit, whatever N is: the sum over K is sequential in
  * blocks of HD_GEMM_KC, each block from zero with fused multiply-add, blocks added in order.
+ * With ex->by_lanes fwd takes the sum over f32 and bf16 weights [out, in] in another order, again the same for any N: lane l of 16 starts at
+ * zero and adds, fused, the products of columns 2l and 2l + 1 of each 32 in turn; lanes are added halves first (l meets l + 8).
  * fwd takes stored weights, [out, in]: F8_E4M3 as float(code) * scale, rounded to f32; packed integers as scale * code, in the same
  * order of sums.  With round_inputs, packed weights only: inputs become codes and a scale per 64 (hd_round_group), and
  *   y_im = chain over groups g, ascending, of  fma(float(sum of code products, exact), scale_x[i, g] * scale_w[m, g], y)

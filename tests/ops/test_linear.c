@@ -318,6 +318,136 @@ static void test_expert_row_bits(void **state)
     free(x), free(w), free(y), free(alone);
 }
 
+/* ---- sums by lanes ------------------------------------------------------------------------------------------------------------ */
+
+static float value_at(const void *values, hd_dtype dtype, int64_t k)
+{
+    return dtype == BF16 ? hd_bf16_to_f32(((const uint16_t *)values)[k]) : ((const float *)values)[k];
+}
+
+/* The contract of ops.h, word for word. */
+static float lanes_product(const void *x, hd_dtype x_dtype, const void *w, hd_dtype w_dtype, int64_t k)
+{
+    float lane[16] = {0};
+    for (int64_t i = 0; i < k; i++) { lane[i % 32 / 2] = fmaf(value_at(x, x_dtype, i), value_at(w, w_dtype, i), lane[i % 32 / 2]); }
+    for (int half = 8; half > 0; half /= 2) {
+        for (int l = 0; l < half; l++) { lane[l] += lane[l + half]; }
+    }
+    return lane[0];
+}
+
+typedef struct lanes_case { int64_t n, k, m, pad; hd_dtype x, w; hd_accum accum; } lanes_case;
+
+/* y and what it should be: rows [begin, begin + n) of x, outputs by w. */
+static void expect_lanes(const hd_tensor *x, int64_t begin, int64_t n, const hd_tensor *w, hd_accum accum, hd_tensor *y)
+{
+    for (int64_t i = begin; i < begin + n; i++) {
+        for (int64_t m = 0; m < w->shape[0]; m++) {
+            const char *xr = (const char *)x->data + i * x->stride[0] * (x->dtype == BF16 ? 2 : 4);
+            const char *wr = (const char *)w->data + m * w->stride[0] * (w->dtype == BF16 ? 2 : 4);
+            float *to = (float *)y->data + i * y->stride[0] + m, sum = lanes_product(xr, x->dtype, wr, w->dtype, x->shape[1]);
+            *to = accum == HD_ADD ? *to + sum : sum;
+        }
+    }
+}
+
+static hd_tensor padded_matrix(void *memory, hd_dtype dtype, int64_t n, int64_t m, int64_t pad)
+{
+    hd_tensor t = matrix_at(memory, dtype, n, m);
+    t.stride[0] = m + pad;
+    return t;
+}
+
+static void check_lanes(hd_exec *ex, const lanes_case *c)
+{
+    hd_err err;
+    void *x = filled("x", c->x, c->n * (c->k + c->pad)), *wv = filled("w", c->w, c->m * (c->k + c->pad));
+    float *got = filled("y", F32, c->n * c->m), *want = filled("y", F32, c->n * c->m);
+    hd_tensor tx = padded_matrix(x, c->x, c->n, c->k, c->pad), ty = matrix_at(got, F32, c->n, c->m), te = matrix_at(want, F32, c->n, c->m);
+    hd_weight w = {.value = padded_matrix(wv, c->w, c->m, c->k, c->pad)};
+    char what[128];
+    (void)snprintf(what, sizeof what, "%s by lanes N=%" PRId64 " K=%" PRId64 " M=%" PRId64 " pad=%" PRId64 " %s", ex->ops->name, c->n, c->k, c->m,
+                   c->pad, hd_dtype_name(c->w));
+    expect_lanes(&tx, 0, c->n, &w.value, c->accum, &te);
+    assert_ok(hd_linear_fwd(ex, &tx, &w, c->accum, &ty, &err));
+    hd_assert_same_bits(what, got, want, 4, c->n * c->m);
+    free(x), free(wv), free(got), free(want);
+}
+
+/* Machines without fused multiply-add round the products: the contract is not for them. */
+static bool next_fused(int *isa, hd_exec *ex)
+{
+    while (next_cpu(isa, 2, ex)) {
+        if (strstr(ex->ops->name, "base") == NULL) {
+            ex->by_lanes = true;
+            return true;
+        }
+    }
+    return false;
+}
+
+static void test_lanes(void **state)
+{
+    (void)state;
+    static const lanes_case cases[] = {
+        {1, 2048, 1408, 0, F32, BF16, HD_SET}, {2, 2048, 64, 0, F32, BF16, HD_SET},  {3, 96, 9, 3, BF16, BF16, HD_ADD}, {4, 33, 15, 1, F32, BF16, HD_SET},
+        {5, 512, 128, 0, F32, F32, HD_SET},    {7, 31, 7, 0, F32, F32, HD_ADD},      {17, 100, 8, 5, F32, BF16, HD_SET}, {40, 64, 24, 0, BF16, F32, HD_SET},
+        {1, 1, 1, 0, F32, BF16, HD_SET},       {1, 0, 3, 0, F32, BF16, HD_SET},      {2, 1408, 700, 0, F32, F32, HD_ADD},
+    };
+    hd_exec ex;
+    for (int isa = 0; next_fused(&isa, &ex);) {
+        for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) { check_lanes(&ex, &cases[i]); }
+    }
+    for (int isa = 0; next_cpu(&isa, 2, &ex);) { /* base too */
+        ex.by_lanes = true;
+        check_row_bits(&ex, F32, BF16, 130, 70, OI, false);
+        check_row_bits(&ex, F32, F32, 300, 33, OI, false);
+    }
+}
+
+/* A list of experts, a plain product of the same rows and one of packed integers: each as alone, 1 to 3 threads. */
+static void test_lanes_list(void **state)
+{
+    (void)state;
+    enum { R = 21, K = 192, M = 40, E = 3 };
+    int32_t offsets[E + 1] = {0, 5, 5, 19};
+    hd_err err;
+    hd_exec ex;
+    float *x = filled("x", F32, R * K), *got = calloc(3 * R * M, 4), *want = calloc(3 * R * M, 4);
+    void *stack = filled("w", BF16, E * M * K), *plain = filled("p", F32, M * K), *blocks = calloc(48 * K, 1);
+    uint16_t *scales = calloc(3 * K / 64 * 16, 2);
+    for (int i = 0; i < 48 * K; i++) { ((int8_t *)blocks)[i] = (int8_t)(i * 37 % 255 - 127); }
+    for (int i = 0; i < 3 * K / 64 * 16; i++) { scales[i] = (uint16_t)(0x3C00 + i); }
+    hd_tensor tx = matrix_at(x, F32, R, K), to = i32_tensor(offsets, HD_SHAPE(E + 1)), y[3];
+    hd_weight experts = {.value = f64_tensor(stack, HD_SHAPE(E, M, K))}, matrix = {.value = matrix_at(plain, F32, M, K)};
+    hd_weight packed = hd_weight_shape(HD_DTYPE_I8, 0, M, K);
+    experts.value.dtype = BF16;
+    packed.value.data = blocks;
+    packed.scales.data = scales;
+    packed.round_inputs = true;
+    for (int isa = 0; next_fused(&isa, &ex);) {
+        hd_product list[3] = {{&tx, &to, &experts, HD_SET, &y[0]}, {&tx, NULL, &packed, HD_SET, &y[2]}, {&tx, NULL, &matrix, HD_ADD, &y[1]}};
+        for (int i = 0; i < 3; i++) { y[i] = matrix_at(want + i * R * M, F32, R, M); }
+        memset(want, 0, 3 * R * M * sizeof *want);
+        for (int e = 0; e < E; e++) {
+            hd_tensor one = hd_tensor_index(&experts.value, e);
+            expect_lanes(&tx, offsets[e], offsets[e + 1] - offsets[e], &one, HD_SET, &y[0]);
+        }
+        expect_lanes(&tx, 0, R, &matrix.value, HD_ADD, &y[1]);
+        assert_ok(hd_linear_fwd(&ex, &tx, &packed, HD_SET, &y[2], &err));
+        for (int i = 0; i < 3; i++) { y[i] = matrix_at(got + i * R * M, F32, R, M); }
+        for (ex.n_threads = 1; ex.n_threads <= 3; ex.n_threads++) {
+            memset(got, 0, 3 * R * M * sizeof *got);
+            assert_ok(hd_products_fwd(&ex, list, 3, &err));
+            hd_assert_same_bits("a mixed list", got, want, 4, 3 * R * M);
+        }
+        memset(got, 0, R * M * sizeof *got);
+        assert_ok(hd_ragged_linear_fwd(&ex, &tx, &to, &experts, HD_SET, &y[0], &err));
+        hd_assert_same_bits("ragged by lanes", got, want, 4, R * M);
+    }
+    free(x), free(got), free(want), free(stack), free(plain), free(blocks), free(scales);
+}
+
 /* ---- gradients --------------------------------------------------------------------------------------------------------------- */
 
 enum { N = 4, K = 3, M = 5, E = 3, R = 6 };
@@ -426,7 +556,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain),          cmocka_unit_test(test_experts),       cmocka_unit_test(test_row_bits),
-        cmocka_unit_test(test_expert_row_bits), cmocka_unit_test(test_plain_gradient), cmocka_unit_test(test_expert_gradient),
+        cmocka_unit_test(test_expert_row_bits), cmocka_unit_test(test_lanes),         cmocka_unit_test(test_lanes_list),
+        cmocka_unit_test(test_plain_gradient),  cmocka_unit_test(test_expert_gradient),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests_name("ops/linear", tests, NULL, NULL);

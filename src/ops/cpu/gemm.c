@@ -1,4 +1,4 @@
-/* The loops around the micro-kernels.  See gemm.h for the contract and docs/kernels-gemm.md for the reasoning.
+/* The loops around the micro-kernels.  See gemm.h for the contract and docs/kernels.md for the reasoning.
  *
  *   for each phase (chunks of rows whose packed A fits the third-level cache; usually there is one phase):
  *     pack A of all chunks                                     parallel over row panels

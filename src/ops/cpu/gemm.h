@@ -10,7 +10,7 @@
  * a machine without fused multiply-add rounds the products.
  *
  * Use: hd_gemm_reserve takes the scratch; return there when the executor is dry; fill batch->problems; hd_gemm_run.
- * Any kernel file of this folder may use it.  How it works: docs/kernels-gemm.md.  Contract tests: tests/ops. */
+ * Any kernel file of this folder may use it.  How it works: docs/kernels.md.  Contract tests: tests/ops. */
 #ifndef HD_OPS_CPU_GEMM_H
 #define HD_OPS_CPU_GEMM_H
 

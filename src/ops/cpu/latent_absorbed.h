@@ -15,6 +15,7 @@
 #include "ops/cpu/attention_forward.h"
 #include "ops/cpu/gemm.h"
 #include "ops/cpu/latent_plan.h"
+#include "ops/cpu/stream.h"
 
 enum {
     LATENT_GROUP = 64,              /* queries of an item; with their sums and a tile of keys 430 KiB at c = 512 */
@@ -321,6 +322,18 @@ static hd_gemm_form latent_value_form(const latent_job *job, const hd_weight *kv
                           .accum = HD_SET};
 }
 
+static hd_status latent_stream_values(hd_exec *ex, const latent_job *job, hd_err *err)
+{
+    const hd_latent_spec *s = job->spec;
+    hd_tensor rows = {.data = job->rows, .dtype = HD_DTYPE_F32, .n_dim = 2, .shape = {job->n_row * s->n_head, job->c}, .stride = {job->c_padded, 1}};
+    hd_tensor o = hd_tensor_slice(job->o, 0, job->first_row, job->n_row);
+    hd_stream_head_rows heads = {.n_head = s->n_head, .first = s->qk_nope_head_dim, .step = s->qk_nope_head_dim + s->v_head_dim};
+    size_t mark = hd_arena_mark(ex->scratch);
+    hd_status st = hd_stream_heads(ex, &rows, job->kv_b, &heads, &o, err);
+    hd_arena_release(ex->scratch, mark);
+    return st;
+}
+
 static hd_status latent_project(hd_exec *ex, const latent_job *job, bool values, hd_err *err)
 {
     hd_status st;
@@ -419,7 +432,11 @@ static hd_status latent_absorbed_run(hd_exec *ex, latent_job *job, hd_err *err)
     HD_TRY(latent_take_scratch(ex, job, err));
     HD_TRY(latent_project(ex, job, false, err));
     if (!ex->dry) { latent_attend(ex, job); }
-    HD_TRY(latent_project(ex, job, true, err));
+    if (hd_stream_takes(ex, job->kv_b)) {
+        HD_TRY(latent_stream_values(ex, job, err));
+    } else {
+        HD_TRY(latent_project(ex, job, true, err));
+    }
 out:
     hd_arena_release(ex->scratch, mark);
     return st;

@@ -8,7 +8,7 @@
  * and for a weight stored [in, out] the two strides of W change places, dW^T = x^T dy. */
 #include "ops/cpu/gemm.h"
 #include "ops/cpu/gemm_stored.h"
-#include "ops/cpu/packed.h"
+#include "ops/cpu/stream.h"
 
 typedef enum linear_kind { LINEAR_FWD, LINEAR_BWD_INPUT } linear_kind;
 
@@ -163,19 +163,31 @@ out:
 
 static rows_product rows_of(const hd_product *p) { return (rows_product){p->x, p->offsets, p->w, p->y_accum, p->y}; }
 
-/* How many products from the first on are of its kind; *form is theirs when they are not of integers. */
-static int run_length(const hd_product *list, int n, hd_gemm_form *form)
+/* How many products from the first on are of its kind: streamed, or of one form, which is then *form. */
+static int run_length(const hd_exec *ex, const hd_product *list, int n, hd_gemm_form *form)
 {
     int length = 1;
     rows_product first = rows_of(&list[0]);
+    bool streamed = hd_stream_takes(ex, list[0].w);
     *form = rows_form(LINEAR_FWD, &first);
     for (; length < n; length++) {
         rows_product next = rows_of(&list[length]);
         hd_gemm_form other = rows_form(LINEAR_FWD, &next);
-        bool integers = list[length].w->round_inputs;
-        if (integers != list[0].w->round_inputs || (!integers && !same_form(form, &other))) { break; }
+        if (hd_stream_takes(ex, list[length].w) != streamed || (!streamed && !same_form(form, &other))) { break; }
     }
     return length;
+}
+
+static hd_status stream_checked(hd_exec *ex, const hd_product *list, int n, hd_err *err)
+{
+    hd_status st;
+    for (int i = 0; i < n; i++) {
+        rows_product p = rows_of(&list[i]);
+        HD_TRY(check_rows(&p, err));
+    }
+    st = hd_stream_products(ex, list, n, err);
+out:
+    return st;
 }
 
 static hd_status products_fwd(hd_exec *ex, const hd_product *list, int n, hd_err *err)
@@ -186,8 +198,8 @@ static hd_status products_fwd(hd_exec *ex, const hd_product *list, int n, hd_err
     for (int i = 0; i < n; i++) { rows[i] = rows_of(&list[i]); }
     for (int at = 0, length; at < n && st == HD_OK; at += length) {
         size_t mark = hd_arena_mark(ex->scratch);
-        length = run_length(list + at, n - at, &form);
-        st = list[at].w->round_inputs ? hd_packed_products(ex, list + at, length, err) : run_batch(ex, &form, rows + at, length, err);
+        length = run_length(ex, list + at, n - at, &form);
+        st = hd_stream_takes(ex, list[at].w) ? stream_checked(ex, list + at, length, err) : run_batch(ex, &form, rows + at, length, err);
         hd_arena_release(ex->scratch, mark);
     }
     return st;
@@ -239,7 +251,7 @@ static hd_status ragged_linear_fwd(hd_exec *ex, const hd_tensor *x, const hd_ten
                                    hd_accum y_accum, hd_tensor *y, hd_err *err)
 {
     hd_product p = {x, offsets, w, y_accum, y};
-    if (w->round_inputs) { return hd_packed_products(ex, &p, 1, err); }
+    if (hd_stream_takes(ex, w)) { return stream_checked(ex, &p, 1, err); }
     return run_rows_one_by_one(ex, LINEAR_FWD, &(rows_product){x, offsets, w, y_accum, y}, err);
 }
 
