@@ -84,7 +84,7 @@ static void run_team(int n_threads, int64_t n, hd_loop_body body, void *arg)
 #pragma omp parallel num_threads(n_threads)
     {
         loop_thread = omp_get_thread_num();
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait /* the end of the region waits */
         for (int64_t i = 0; i < n; i++) { body(arg, i, loop_thread); }
         loop_thread = -1;
     }

@@ -45,14 +45,8 @@ HD_INLINE void lanes_load(hd_dtype dtype, const char *step, int v, hd_vf *even, 
         return;
     }
     const words *p = (const words *)(const void *)(step + 2 * v * HD_LANES * 4);
-    hd_vf a = (hd_vf)p[0], b = (hd_vf)p[1];
-    hd_vi first, second;
-    for (int l = 0; l < HD_LANES; l++) {
-        first[l] = 2 * l;
-        second[l] = 2 * l + 1;
-    }
-    *even = hd_shuffle2(a, b, first);
-    *odd = hd_shuffle2(a, b, second);
+    *even = hd_even((hd_vf)p[0], (hd_vf)p[1]);
+    *odd = hd_odd((hd_vf)p[0], (hd_vf)p[1]);
 }
 
 /* acc += x * w, fused; x may stay in memory where registers are few. */
@@ -102,14 +96,13 @@ HD_INLINE void lanes_fetch(const int nw, const char *first, const char *second, 
     }
 }
 
+/* All lanes together, halves first. */
 HD_INLINE float lanes_sum(const hd_vf acc[LANES_VECTORS])
 {
-    float x[LANES];
-    for (int v = 0; v < LANES_VECTORS; v++) { memcpy(x + v * HD_LANES, &acc[v], sizeof acc[v]); }
-    for (int half = LANES / 2; half > 0; half /= 2) {
-        for (int l = 0; l < half; l++) { x[l] += x[l + half]; }
-    }
-    return x[0];
+    hd_vf sum = acc[0];
+    if (LANES_VECTORS == 2) { sum = acc[0] + acc[LANES_VECTORS - 1]; }
+    if (LANES_VECTORS == 4) { sum = (acc[0] + acc[LANES_VECTORS / 2]) + (acc[LANES_VECTORS / 4] + acc[LANES_VECTORS - 1]); }
+    return hd_sum_lanes(sum);
 }
 
 /* Rows [first, first + nw) of the tile, all of K. */

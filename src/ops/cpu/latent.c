@@ -1,5 +1,5 @@
 /* MLA attention of new tokens against latent caches: the form of each sequence, and batches of new tokens.
- * Reading order: latent_plan.h (choices), latent_absorbed.h, latent_expanded.h. */
+ * Reading order: latent_plan.h (choices), latent_job.h, latent_step.h, latent_absorbed.h, latent_expanded.h. */
 #include "ops/cpu/latent_absorbed.h"
 #include "ops/cpu/latent_expanded.h"
 

@@ -1,10 +1,10 @@
 /* Attention against latent caches, absorbed form:  q' = [q Wk ; q_rope],  s = scale q' . rows,  o = (softmax(s) latents) Wv^T.
  *
- *   1. q Wk of all heads                      the matrix product of gemm.h: Wk is read once
+ *   1. q Wk of all heads                      the matrix product of gemm.h: Wk is read once; in steps latent_step.h
  *   2. strips of q'                           the queries of a token are its heads; a query is a lane of a strip (attention_tile.h)
  *   3. item (group of strips, chunk of keys)  strips meet tiles of AT_KEYS cache rows, running softmax inside the chunk
  *   4. chunks merged in ascending order       per slice of a strip's columns
- *   5. o of all heads                         the matrix product again
+ *   5. o of all heads                         the same again
  *   FLOPs 2 (2 c + r) per query and visible position: bound by the FMA units from 16 queries on.  Bytes: the cache once per group.
  *
  * Bits: the sums of a lane run over the positions of a chunk in ascending order whatever lanes lie beside it.  Positions that only
@@ -14,52 +14,8 @@
 
 #include "ops/cpu/attention_forward.h"
 #include "ops/cpu/gemm.h"
-#include "ops/cpu/latent_plan.h"
-#include "ops/cpu/stream.h"
-
-enum {
-    LATENT_GROUP = 64,              /* queries of an item; with their sums and a tile of keys 430 KiB at c = 512 */
-    LATENT_MAX_QUERIES = 4096,      /* worked on at once, if a token has no more heads */
-    LATENT_MAX_PIECES = 64,         /* sequences worked on at once */
-    LATENT_PARTIAL_FLOATS = 2 << 20, /* contexts of chunks that wait to be merged */
-    LATENT_SLICE = 128              /* columns of a context that are merged as one item; whole vectors */
-};
-
-/* New tokens of one sequence that are worked on together: rows [first_row, first_row + n) of q; the first sees n_seen positions. */
-typedef struct latent_piece {
-    const hd_tensor *rows;
-    int64_t first_row, n, n_seen;
-} latent_piece;
-
-/* Queries [first, first + n) of a piece, query i being head i % H of its row i / H, as lanes of nv vectors. */
-typedef struct latent_strip {
-    const latent_piece *piece;
-    int64_t first, n, lanes;
-    int64_t lane;        /* lanes of the strips before */
-    int32_t seen[AT_NR]; /* positions each lane sees; lanes without a query repeat the last */
-    int64_t seen_min, seen_max;
-} latent_strip;
-
-typedef struct latent_job {
-    const hd_latent_spec *spec;
-    const hd_tensor *q;
-    const hd_weight *kv_b;
-    hd_tensor *o;
-    int64_t c, r, width, ld;           /* width = c + r; ld: row stride of tiles */
-    int64_t c_padded, width_padded;    /* to whole vectors */
-    float scale;
-    latent_piece pieces[LATENT_MAX_PIECES];
-    int64_t n_pieces, n_strips, n_groups, n_lanes, n_slices, first_row, n_row;
-    latent_strip *strips;
-    int64_t *groups;                       /* (n_groups + 1): their strips, ascending */
-    float *rows;                           /* (n_row H, c_padded): q Wk, at the end the contexts */
-    float *panels;                         /* per strip q' * scale (width_padded, lanes) */
-    float *partial, *partial_stat;         /* per strip and chunk of the window: context relative to the maximum (c_padded, lanes); maxima and sums */
-    float *context, *stat;                 /* the same merged, statistics once per slice */
-    int64_t window, chunk_begin, n_chunks; /* chunks at once, the first of them, all */
-    float *work;                           /* (n_threads, work_len) */
-    int64_t work_len;
-} latent_job;
+#include "ops/cpu/latent_job.h"
+#include "ops/cpu/latent_step.h"
 
 typedef struct latent_work {
     float *rows;    /* (AT_NR, ld): a strip by queries */
@@ -322,18 +278,6 @@ static hd_gemm_form latent_value_form(const latent_job *job, const hd_weight *kv
                           .accum = HD_SET};
 }
 
-static hd_status latent_stream_values(hd_exec *ex, const latent_job *job, hd_err *err)
-{
-    const hd_latent_spec *s = job->spec;
-    hd_tensor rows = {.data = job->rows, .dtype = HD_DTYPE_F32, .n_dim = 2, .shape = {job->n_row * s->n_head, job->c}, .stride = {job->c_padded, 1}};
-    hd_tensor o = hd_tensor_slice(job->o, 0, job->first_row, job->n_row);
-    hd_stream_head_rows heads = {.n_head = s->n_head, .first = s->qk_nope_head_dim, .step = s->qk_nope_head_dim + s->v_head_dim};
-    size_t mark = hd_arena_mark(ex->scratch);
-    hd_status st = hd_stream_heads(ex, &rows, job->kv_b, &heads, &o, err);
-    hd_arena_release(ex->scratch, mark);
-    return st;
-}
-
 static hd_status latent_project(hd_exec *ex, const latent_job *job, bool values, hd_err *err)
 {
     hd_status st;
@@ -430,13 +374,10 @@ static hd_status latent_absorbed_run(hd_exec *ex, latent_job *job, hd_err *err)
     hd_status st;
     size_t mark = hd_arena_mark(ex->scratch);
     HD_TRY(latent_take_scratch(ex, job, err));
-    HD_TRY(latent_project(ex, job, false, err));
+    bool steps = hd_stream_takes(ex, job->kv_b);
+    HD_TRY(steps ? latent_step_queries(ex, job) : latent_project(ex, job, false, err));
     if (!ex->dry) { latent_attend(ex, job); }
-    if (hd_stream_takes(ex, job->kv_b)) {
-        HD_TRY(latent_stream_values(ex, job, err));
-    } else {
-        HD_TRY(latent_project(ex, job, true, err));
-    }
+    HD_TRY(steps ? latent_step_values(ex, job, err) : latent_project(ex, job, true, err));
 out:
     hd_arena_release(ex->scratch, mark);
     return st;

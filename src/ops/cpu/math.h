@@ -230,13 +230,35 @@ HD_INLINE float hd_get(const void *row, hd_dtype dtype, int64_t i)
 
 HD_INLINE float hd_sum_lanes(hd_vf v)
 {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)));
+#else
+    __m256 eight = (__m256)v;
+#endif
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+#else
     float x[HD_LANES];
     memcpy(x, &v, sizeof x);
     for (int half = HD_LANES / 2; half > 0; half /= 2) {
         for (int l = 0; l < half; l++) { x[l] += x[l + half]; }
     }
     return x[0];
+#endif
 }
+
+/* Every second lane of a followed by b, from the first or the second one on. */
+#if defined(__AVX512F__)
+#define HD_EVEN_LANES ((hd_vi){0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30})
+#elif defined(__AVX2__)
+#define HD_EVEN_LANES ((hd_vi){0, 2, 4, 6, 8, 10, 12, 14})
+#else
+#define HD_EVEN_LANES ((hd_vi){0, 2, 4, 6})
+#endif
+HD_INLINE hd_vf hd_even(hd_vf a, hd_vf b) { return hd_shuffle2(a, b, HD_EVEN_LANES); }
+HD_INLINE hd_vf hd_odd(hd_vf a, hd_vf b) { return hd_shuffle2(a, b, HD_EVEN_LANES + 1); }
 
 HD_INLINE double hd_sum_lanes_f64(hd_vd v)
 {

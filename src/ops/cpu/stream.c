@@ -3,8 +3,8 @@
  *   prepare the rows of x                                           parallel when they are many
  *   items: (task, a run of block rows), all its rows                parallel, a common counter
  *
- * Few rows: an item is a run of some 100 KB, so that a thread streams; many rows: as short as can be, so that threads end together.  What an
- * element of y is does not depend on any of this. */
+ * Few rows: an item is a long run, so that a thread streams, and shorter towards the end, so that threads end together; many rows: as short
+ * as can be.  What an element of y is does not depend on any of this. */
 #include "ops/cpu/stream.h"
 
 #include <stdatomic.h>
@@ -15,7 +15,9 @@
 #include "ops/cpu/stream_packed.h"
 
 enum {
-    ITEM_BYTES = 128 * 1024,  /* of weights, for few rows */
+    ITEM_BYTES = 512 * 1024,  /* of weights, for few rows, at most: a stream needs some KB to get going */
+    ITEMS_LEFT = 8,           /* per thread, from any place to the end, unless they would be short of SHORT_BYTES */
+    SHORT_BYTES = 32 * 1024,
     FEW_ROWS = 16,
     SERIAL_VALUES = 32768,    /* preparing less is not worth waking threads */
     SERIAL_BYTES = 64 * 1024, /* neither is multiplying less */
@@ -111,8 +113,6 @@ static stream_task make_task(const stream_part *part, int64_t i)
         t.n_row = x->shape[0] / part->heads.n_head;
         t.y = hd_at(y, i * part->out);
     }
-    int64_t run = hd_max_i64(1, ITEM_BYTES / hd_max_i64(1, part->row_bytes));
-    t.run = t.n_row > FEW_ROWS ? part->kind->unit : hd_max_i64(part->kind->unit, run);
     return t;
 }
 
@@ -121,11 +121,25 @@ static void add_tasks(stream_call *c, const stream_part *part)
     for (int64_t i = 0; i < n_matrix(part); i++) {
         stream_task t = make_task(part, i);
         if (t.n_row == 0 || part->out == 0) { continue; }
-        t.first_item = c->n_item;
-        c->n_item += hd_ceil_div(part->block_rows, t.run);
         c->total_bytes += part->block_rows * part->row_bytes;
         c->max_rows = hd_max_i64(c->max_rows, t.n_row);
         c->tasks[c->n_task++] = t;
+    }
+}
+
+/* Cuts the tasks into items. */
+static void cut_tasks(stream_call *c, int n_threads)
+{
+    int64_t left = c->total_bytes;
+    for (int64_t i = 0; i < c->n_task; i++) {
+        stream_task *t = &c->tasks[i];
+        const stream_part *part = t->part;
+        int64_t bytes = hd_max_i64(SHORT_BYTES, hd_min_i64(ITEM_BYTES, left / (n_threads * ITEMS_LEFT)));
+        int64_t rows = t->n_row > FEW_ROWS ? 1 : bytes / hd_max_i64(1, part->row_bytes);
+        t->run = hd_max_i64(1, rows / part->kind->unit) * part->kind->unit;
+        t->first_item = c->n_item;
+        c->n_item += hd_ceil_div(part->block_rows, t->run);
+        left -= part->block_rows * part->row_bytes;
     }
 }
 
@@ -159,6 +173,7 @@ static hd_status run_call(hd_exec *ex, stream_call *c, hd_err *err)
         }
         add_tasks(c, part);
     }
+    cut_tasks(c, ex->n_threads);
     hd_parallel_for(c->n_value <= SERIAL_VALUES ? 1 : ex->n_threads, c->n_row, prepare_row, c);
     int workers = c->total_bytes <= SERIAL_BYTES && c->max_rows <= FEW_ROWS ? 1 : ex->n_threads;
     hd_parallel_for(workers, workers, run_items, c);

@@ -13,18 +13,13 @@ static void stream_lanes_prepare(const stream_part *part, int64_t i)
 {
     const void *row = hd_row(part->x, i);
     float *to = part->spread + i * part->spread_row;
-    hd_vi even, odd;
-    for (int l = 0; l < HD_LANES; l++) {
-        even[l] = 2 * l;
-        odd[l] = 2 * l + 1;
-    }
     for (int64_t k = 0; k < part->spread_row; k += 2 * HD_LANES) {
         hd_vf a = {0}, b = {0};
         float *step = to + k / LANES_STEP * LANES_STEP + k % LANES_STEP / 2;
         if (k < part->in) { a = hd_load(row, part->x->dtype, k, part->in); }
         if (k + HD_LANES < part->in) { b = hd_load(row, part->x->dtype, k + HD_LANES, part->in); }
-        *(hd_vf_u *)step = hd_shuffle2(a, b, even);
-        *(hd_vf_u *)(step + LANES) = hd_shuffle2(a, b, odd);
+        *(hd_vf_u *)step = hd_even(a, b);
+        *(hd_vf_u *)(step + LANES) = hd_odd(a, b);
     }
 }
 
