@@ -5,7 +5,7 @@
 #include "ops/cpu/packed_kernel.h"
 #include "ops/cpu/stream_job.h"
 
-enum { STREAM_PACKED_AHEAD = 1024 }; /* bytes between a line's prefetch and its use */
+enum { STREAM_PACKED_FETCH = 1024 }; /* bytes of each stream that are fetched before its kernel begins */
 
 /* ---- inputs --------------------------------------------------------------------------------------------------------------- */
 
@@ -122,7 +122,6 @@ static void stream_packed_pair(const stream_task *task, int64_t a, int64_t b)
     const int64_t pair[PACKED_PAIR] = {a, b};
     most /= part->n_code; /* whole rows of x */
     t.groups = part->groups;
-    t.ahead = STREAM_PACKED_AHEAD;
     for (int p = 0; p < PACKED_PAIR; p++) {
         t.blocks[p] = (const uint8_t *)task->w + pair[p] * part->row_bytes;
         t.scales[p] = (const uint16_t *)task->scales + pair[p] * part->groups * HD_PACKED_ROWS;
@@ -133,6 +132,7 @@ static void stream_packed_pair(const stream_task *task, int64_t a, int64_t b)
         t.codes = part->codes + at * HD_PACKED_GROUP;
         t.in_scales = part->scales + at;
         t.in_sums = part->sums + at;
+        t.ahead = packed_ahead(part->w->value.dtype, rows * part->n_code);
         kernels[rows * part->n_code](&t);
         stream_packed_store(task, &t, i, rows, 0, a);
         if (b != a) { stream_packed_store(task, &t, i, rows, 1, b); }
@@ -155,7 +155,7 @@ static void stream_packed_fetch(const stream_item *item)
 {
     int64_t row_bytes = item->task->part->row_bytes;
     const char *stream = item->task->w + item->first * row_bytes, *second = stream + (item->n + 1) / 2 * row_bytes;
-    for (int64_t at = 0; at < STREAM_PACKED_AHEAD; at += PACKED_LINE) {
+    for (int64_t at = 0; at < STREAM_PACKED_FETCH; at += PACKED_LINE) {
         __builtin_prefetch(stream + at, 0, 3);
         __builtin_prefetch(second + at, 0, 3);
     }
