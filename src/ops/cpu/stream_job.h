@@ -37,7 +37,7 @@ typedef struct stream_part {
     int64_t spread_row;
     int8_t *codes;             /* packed: (rows, n_code, groups * 64) */
     float *scales;             /* (rows, n_code, groups) */
-    int32_t *sums;             /* the same: of the codes */
+    int32_t *code_offsets;     /* the same: sums of the codes times packed_offset */
     int64_t groups;
     int64_t n_code;            /* 2 with fine_inputs, the codes and those of the rest */
 } stream_part;

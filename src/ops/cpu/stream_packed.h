@@ -59,12 +59,14 @@ static void stream_packed_prepare(const stream_part *part, int64_t i)
         int64_t at = i * part->n_code * part->groups + g, rest = at + part->groups;
         int8_t *codes = part->codes + at * HD_PACKED_GROUP;
         if (part->n_code == 1) {
-            part->scales[at] = round_group(row, part->x->dtype, g * HD_PACKED_GROUP, codes, &part->sums[at], NULL, NULL);
+            part->scales[at] = round_group(row, part->x->dtype, g * HD_PACKED_GROUP, codes, &part->code_offsets[at], NULL, NULL);
         } else {
-            part->scales[at] = round_group(row, part->x->dtype, g * HD_PACKED_GROUP, codes, &part->sums[at],
-                                           part->codes + rest * HD_PACKED_GROUP, &part->sums[rest]);
+            part->scales[at] = round_group(row, part->x->dtype, g * HD_PACKED_GROUP, codes, &part->code_offsets[at],
+                                           part->codes + rest * HD_PACKED_GROUP, &part->code_offsets[rest]);
             part->scales[rest] = part->scales[at] / (float)HD_ROUND_REST;
+            part->code_offsets[rest] *= packed_offset(part->w->value.dtype);
         }
+        part->code_offsets[at] *= packed_offset(part->w->value.dtype);
     }
 }
 
@@ -72,25 +74,25 @@ static void stream_packed_prepare(const stream_part *part, int64_t i)
 static hd_status stream_packed_reserve(hd_exec *ex, stream_part *part, const stream_part *before, hd_err *err)
 {
     hd_status st = HD_OK;
-    void *codes, *scales, *sums;
+    void *codes, *scales, *offsets;
     part->groups = part->in / HD_PACKED_GROUP;
     part->n_code = part->w->fine_inputs ? 2 : 1;
     part->block_rows = hd_packed_rows(part->out) / HD_PACKED_ROWS;
     part->row_bytes = part->groups * hd_packed_block_bytes(part->w->value.dtype);
     int64_t rows = part->x->shape[0] * part->n_code;
-    part->own_inputs = part->own_inputs || before->n_code != part->n_code;
+    part->own_inputs = part->own_inputs || before->n_code != part->n_code || before->w->value.dtype != part->w->value.dtype;
     if (!part->own_inputs) {
         part->codes = before->codes;
         part->scales = before->scales;
-        part->sums = before->sums;
+        part->code_offsets = before->code_offsets;
         goto out;
     }
     HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * part->groups * HD_PACKED_GROUP), &codes, err));
     HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * part->groups) * sizeof(float), &scales, err));
-    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * part->groups) * sizeof(int32_t), &sums, err));
+    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * part->groups) * sizeof(int32_t), &offsets, err));
     part->codes = codes;
     part->scales = scales;
-    part->sums = sums;
+    part->code_offsets = offsets;
 out:
     return st;
 }
@@ -131,7 +133,7 @@ static void stream_packed_pair(const stream_task *task, int64_t a, int64_t b)
         int64_t at = (task->row + i) * part->n_code * part->groups;
         t.codes = part->codes + at * HD_PACKED_GROUP;
         t.in_scales = part->scales + at;
-        t.in_sums = part->sums + at;
+        t.in_offsets = part->code_offsets + at;
         t.ahead = packed_ahead(part->w->value.dtype, rows * part->n_code);
         kernels[rows * part->n_code](&t);
         stream_packed_store(task, &t, i, rows, 0, a);
