@@ -204,7 +204,7 @@ static void check_storage(hd_check *c, const hd_weight *w)
     } else if (want.scales.n_dim > 0 && (!same_shape(&w->scales, &want.scales) || w->scales.dtype != want.scales.dtype)) {
         c->st = HD_FAIL(c->err, HD_E_INVALID, "%s: the scales of w are %s, want %s", c->op, hd_tensor_describe(&w->scales, found),
                         hd_tensor_describe(&want.scales, wanted));
-    } else if ((w->round_inputs && !packed) || (w->fine_inputs && !w->round_inputs)) {
+    } else if ((w->round_inputs && !packed) || (w->fine_inputs && !(w->round_inputs && w->value.dtype == HD_DTYPE_I8))) {
         c->st = HD_FAIL(c->err, HD_E_INVALID, "%s: inputs cannot be rounded for w of %s", c->op, hd_tensor_describe(&w->value, found));
     } else if (w->experts == NULL) {
         check_memory(c, "w", &w->value);

@@ -44,8 +44,8 @@ hd_status hd_rmsnorm_bwd(hd_exec *ex, const hd_tensor *dy, const hd_tensor *x, c
  * fwd takes stored weights, [out, in]: F8_E4M3 as float(code) * scale, rounded to f32; packed integers as scale * code, in the same
  * order of sums.  With round_inputs, packed weights only: inputs become codes and a scale per 64 (hd_round_group), and
  *   y_im = chain over groups g, ascending, of  fma(float(sum of code products, exact), scale_x[i, g] * scale_w[m, g], y)
- * from zero: the same bits for any N on every machine with fused multiply-add.  With fine_inputs the codes of the rest make a second
- * chain, with scale_x / HD_ROUND_REST, which is added to the first at the end. */
+ * from zero: the same bits for any N on every machine with fused multiply-add.  With fine_inputs there are two codes, and scale_x /
+ * HD_ROUND_REST goes with the integer  HD_ROUND_REST * (sum of products of the codes) + (sum of those of the rest). */
 hd_status hd_linear_fwd(hd_exec *ex, const hd_tensor *x, const hd_weight *w, hd_accum y_accum, hd_tensor *y,
                         hd_err *err) HD_CHECK_RESULT;
 hd_status hd_linear_bwd_input(hd_exec *ex, const hd_tensor *dy, const hd_weight *w, hd_accum dx_accum, hd_tensor *dx,

@@ -29,7 +29,7 @@ typedef struct hd_weight {
                           * n_dim 0: none */
     const hd_expert_place *experts; /* NULL: at value.stride[0] and scales.stride[0]; else one per expert, and both data are NULL */
     bool round_inputs;   /* packed: inputs are rounded to 8 bits per group of 64 (hd_round_group) and multiplied as integers */
-    bool fine_inputs;    /* with round_inputs: to 16 bits, as two codes */
+    bool fine_inputs;    /* with round_inputs, I8: to 16 bits, as two codes */
     hd_tensor grad;      /* f32, the same shape; n_dim = 0 when the tensor is frozen */
     hd_accum grad_accum; /* what the next weight-gradient op does; the model resets it to HD_SET before each leaf */
     hd_layout layout;

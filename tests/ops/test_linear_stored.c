@@ -76,7 +76,7 @@ static const row rows[] = {
     {1, 1408, 2048, I4, true, HD_SET, false}, {70, 256, 80, I8, true, HD_SET, false},   {1, 64, 16, I8, false, HD_SET, false},    {3, 320, 47, I4, false, HD_ADD, false},
     {9, 576, 65, I8, false, HD_SET, false},   {33, 704, 31, I4, false, HD_SET, false},  {1, 128, 128, F8, false, HD_SET, false},  {2, 100, 130, F8, false, HD_SET, false},
     {5, 257, 40, F8, false, HD_ADD, false},   {17, 640, 300, F8, false, HD_SET, false}, {1, 1408, 256, F8, false, HD_SET, false}, {1, 2048, 48, I4, false, HD_SET, false},
-    {1, 64, 16, I8, true, HD_SET, true}, {4, 1408, 70, I8, true, HD_ADD, true}, {19, 320, 33, I8, true, HD_SET, true}, {5, 128, 47, I4, true, HD_SET, true}};
+    {1, 64, 16, I8, true, HD_SET, true}, {4, 1408, 70, I8, true, HD_ADD, true}, {19, 320, 33, I8, true, HD_SET, true}, {5, 128, 47, I8, true, HD_SET, true}, {2, 704, 16, I8, true, HD_SET, true}};
 static const int n_rows = sizeof rows / sizeof rows[0];
 
 static void run(hd_exec *ex, const row *r, const matrix *x, const stored *w, hd_tensor *y)
@@ -159,6 +159,31 @@ static void test_plain(void **state)
 {
     (void)state;
     for (int i = 0; i < n_rows; i++) { check_row(&rows[i]); }
+}
+
+/* The largest codes on both sides: sums of products must not leave 16 or 32 bits. */
+static void test_largest(void **state)
+{
+    (void)state;
+    static const row cases[] = {{7, 128, 16, I8, true, HD_SET, false}, {7, 128, 16, I8, true, HD_SET, true}, {7, 128, 16, I4, true, HD_SET, false}};
+    hd_exec ex;
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        const row *r = &cases[c];
+        for (int sign = 0; sign < 4; sign++) {
+            stored w = make_stored("w", r->dtype, 0, r->m, r->k, true, r->fine);
+            int code = r->dtype == I8 ? (sign % 2 == 0 ? 127 : -127) : sign % 2 == 0 ? 7 : -8;
+            memset(w.value, r->dtype == I8 ? (uint8_t)(int8_t)code : (code + 8) * 0x11, (size_t)hd_weight_matrix_bytes(r->dtype, r->m, r->k));
+            for (int64_t i = 0; i < r->m * r->k / HD_PACKED_GROUP; i++) { ((uint16_t *)w.scales)[i] = 0x3F80; } /* 1 */
+            for (int index = 0; next_cpu(&index, 2, &ex);) {
+                matrix x = make_matrix("x", r->n, r->k, 0), y = make_matrix(NULL, r->n, r->m, 0);
+                for (int64_t i = 0; i < r->n * r->k; i++) { x.v[i] = sign < 2 ? 127.0f : -127.0f; }
+                run(&ex, r, &x, &w, &y.t);
+                for (int64_t i = 0; i < r->n * r->m; i++) { assert_true(y.v[i] == x.v[0] * (float)(code * r->k)); }
+                free(x.v), free(y.v);
+            }
+            free_stored(&w);
+        }
+    }
 }
 
 /* A value that is not finite spoils its row and no other. */
@@ -334,6 +359,10 @@ static void test_checks(void **state)
     bad = f8.w;
     bad.round_inputs = true;
     refuse(&ex, &x, &bad, &y.t, "rounded");
+    bad = w.w;
+    bad.round_inputs = false;
+    bad.fine_inputs = true;
+    refuse(&ex, &x, &bad, &y.t, "rounded");
     assert_int_equal(hd_linear_bwd_input(&ex, &y.t, &w.w, HD_SET, &x.t, &err), HD_E_INVALID); /* backward passes have no such weights */
     free_stored(&w);
     free_stored(&f8);
@@ -342,7 +371,7 @@ static void test_checks(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_plain), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_f8_codes), cmocka_unit_test(test_experts), cmocka_unit_test(test_lists),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_plain), cmocka_unit_test(test_largest), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_f8_codes), cmocka_unit_test(test_experts), cmocka_unit_test(test_lists),
                                        cmocka_unit_test(test_checks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,12 +1,13 @@
-/* Micro-kernels of integer products: a few rows of 8-bit inputs times two block rows (16 outputs each) of packed weights, all of K.
+/* Micro-kernels of integer products: a few rows of rounded inputs times two block rows (16 outputs each) of packed weights, all of K.
  *
- * Per group of 64: sums of code products in 32-bit integers, exact; then  y = fma(float(sum), scale_x * scale_w, y).  Every kernel
- * here gives the same bits.
- *   AVX-512 VNNI  a line of 64 bytes is 16 rows x 4 columns: one dot-product instruction per line, input row and half of a 4-bit pair.
+ * Per group of 64: D, the sum of code products, exact in 32-bit integers; then  y = fma(float(D), scale_x * scale_w, y).  Fine inputs have two
+ * codes, and D = HD_ROUND_REST times the sum of the first + that of the second.  Every kernel here gives the same bits.
+ *   AVX-512 VNNI  a line of 64 bytes is 16 rows x 4 columns: one dot-product instruction per line, row of codes and half of a 4-bit pair.
  *                 Its first operand is unsigned: weights are moved by 128 (8-bit) or stored moved by 8 (4-bit), and the accumulator
  *                 starts at  -128 (-8) times the sum of the input codes.
- *   AVX2          half a line at a time, low and high halves of each byte apart: unsigned, and eight pairs of products (at most
- *                 2 * 15 * 127 each) fit 16 bits.  One row of 8-bit weights: |w| times x with the sign of w, which takes fewer steps.
+ *   AVX2, 4 bits  half a line at a time, low and high halves of each byte apart: unsigned, and eight pairs of products (at most
+ *                 2 * 15 * 127 each) fit 16 bits.
+ *   AVX2, 8 bits  weights widened to 16 bits, inputs too: both codes of fine inputs make one number, HD_ROUND_REST code + rest.
  *   else          loops.
  * Bytes: the weights, once for up to PACKED_MR rows.  Bound: read bandwidth for up to two rows, dot products beyond. */
 #ifndef HD_OPS_CPU_PACKED_KERNEL_H
@@ -25,9 +26,9 @@ typedef struct packed_tile {
     const uint8_t *blocks[PACKED_PAIR];   /* of a block row each, `groups` of them */
     const uint16_t *scales[PACKED_PAIR];  /* (groups, 16) BF16 */
     int64_t groups;
-    const int8_t *codes;    /* inputs (rows, groups * 64) */
-    const float *in_scales; /* (rows, groups) */
-    const int32_t *in_offsets; /* (rows, groups): sums of the codes times packed_offset */
+    const int8_t *codes;       /* inputs: (rows, 1 or with fine ones 2, groups * 64); wide ones (rows, groups * 64) of 16 bits */
+    const float *in_scales;    /* (rows, groups), of what D counts */
+    const int32_t *in_offsets; /* as codes, per group: their sums times packed_offset; not of wide ones */
     int64_t ahead;          /* bytes by which lines are prefetched before they are read */
     float sums[PACKED_MR_LIMIT][PACKED_OUT]; /* the result */
 } packed_tile;
@@ -89,23 +90,26 @@ PACKED_TARGET void packed_lines_512(const int rows, const hd_dtype dtype, const 
     }
 }
 
-PACKED_TARGET void packed_kernel_512(const int rows, const hd_dtype dtype, packed_tile *t)
+PACKED_TARGET void packed_kernel_512(const int rows, const bool fine, const hd_dtype dtype, packed_tile *t)
 {
+    const int n_code = fine ? 2 : 1;
     __m512 sums[PACKED_MR][PACKED_PAIR];
     for (int i = 0; i < rows; i++) { sums[i][0] = sums[i][1] = _mm512_setzero_ps(); }
     for (int64_t g = 0; g < t->groups; g++) {
         __m512i acc[PACKED_MR][PACKED_PAIR];
 #pragma GCC unroll 6
-        for (int i = 0; i < rows; i++) { acc[i][0] = acc[i][1] = _mm512_set1_epi32(t->in_offsets[i * t->groups + g]); }
-        packed_lines_512(rows, dtype, t, g, acc);
+        for (int i = 0; i < rows * n_code; i++) { acc[i][0] = acc[i][1] = _mm512_set1_epi32(t->in_offsets[i * t->groups + g]); }
+        packed_lines_512(rows * n_code, dtype, t, g, acc);
 #pragma GCC unroll 2
         for (int p = 0; p < PACKED_PAIR; p++) {
             __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(t->scales[p] + g * HD_PACKED_ROWS)));
             __m512 scales = _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 #pragma GCC unroll 6
             for (int i = 0; i < rows; i++) {
+                __m512i d = acc[i * n_code][p];
+                if (fine) { d = _mm512_add_epi32(_mm512_mullo_epi32(d, _mm512_set1_epi32(HD_ROUND_REST)), acc[i * n_code + 1][p]); }
                 __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(t->in_scales[i * t->groups + g]));
-                sums[i][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][p]), scale, sums[i][p]);
+                sums[i][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d), scale, sums[i][p]);
             }
         }
     }
@@ -114,25 +118,28 @@ PACKED_TARGET void packed_kernel_512(const int rows, const hd_dtype dtype, packe
     }
 }
 
-#define PACKED_KERNEL_512(name, rows, dtype) \
-    __attribute__((target("avx512vnni"), noinline)) static void name(packed_tile *t) { packed_kernel_512(rows, dtype, t); }
+#define PACKED_KERNEL_512(name, rows, fine, dtype) \
+    __attribute__((target("avx512vnni"), noinline)) static void name(packed_tile *t) { packed_kernel_512(rows, fine, dtype, t); }
 
-PACKED_KERNEL_512(packed_i8_512_1, 1, HD_DTYPE_I8)
-PACKED_KERNEL_512(packed_i8_512_2, 2, HD_DTYPE_I8)
-PACKED_KERNEL_512(packed_i8_512_3, 3, HD_DTYPE_I8)
-PACKED_KERNEL_512(packed_i8_512_4, 4, HD_DTYPE_I8)
-PACKED_KERNEL_512(packed_i8_512_5, 5, HD_DTYPE_I8)
-PACKED_KERNEL_512(packed_i8_512_6, 6, HD_DTYPE_I8)
-PACKED_KERNEL_512(packed_i4_512_1, 1, HD_DTYPE_I4)
-PACKED_KERNEL_512(packed_i4_512_2, 2, HD_DTYPE_I4)
-PACKED_KERNEL_512(packed_i4_512_3, 3, HD_DTYPE_I4)
-PACKED_KERNEL_512(packed_i4_512_4, 4, HD_DTYPE_I4)
-PACKED_KERNEL_512(packed_i4_512_5, 5, HD_DTYPE_I4)
-PACKED_KERNEL_512(packed_i4_512_6, 6, HD_DTYPE_I4)
+PACKED_KERNEL_512(packed_i8_512_1, 1, false, HD_DTYPE_I8)
+PACKED_KERNEL_512(packed_i8_512_2, 2, false, HD_DTYPE_I8)
+PACKED_KERNEL_512(packed_i8_512_3, 3, false, HD_DTYPE_I8)
+PACKED_KERNEL_512(packed_i8_512_4, 4, false, HD_DTYPE_I8)
+PACKED_KERNEL_512(packed_i8_512_5, 5, false, HD_DTYPE_I8)
+PACKED_KERNEL_512(packed_i8_512_6, 6, false, HD_DTYPE_I8)
+PACKED_KERNEL_512(packed_fine_512_1, 1, true, HD_DTYPE_I8)
+PACKED_KERNEL_512(packed_fine_512_2, 2, true, HD_DTYPE_I8)
+PACKED_KERNEL_512(packed_fine_512_3, 3, true, HD_DTYPE_I8)
+PACKED_KERNEL_512(packed_i4_512_1, 1, false, HD_DTYPE_I4)
+PACKED_KERNEL_512(packed_i4_512_2, 2, false, HD_DTYPE_I4)
+PACKED_KERNEL_512(packed_i4_512_3, 3, false, HD_DTYPE_I4)
+PACKED_KERNEL_512(packed_i4_512_4, 4, false, HD_DTYPE_I4)
+PACKED_KERNEL_512(packed_i4_512_5, 5, false, HD_DTYPE_I4)
+PACKED_KERNEL_512(packed_i4_512_6, 6, false, HD_DTYPE_I4)
 
-static const packed_kernel_fn packed_kernels_vnni[2][PACKED_MR_LIMIT + 1] = {
-    {NULL, packed_i8_512_1, packed_i8_512_2, packed_i8_512_3, packed_i8_512_4, packed_i8_512_5, packed_i8_512_6},
-    {NULL, packed_i4_512_1, packed_i4_512_2, packed_i4_512_3, packed_i4_512_4, packed_i4_512_5, packed_i4_512_6}};
+static const packed_kernel_fn packed_i8_512[] = {NULL, packed_i8_512_1, packed_i8_512_2, packed_i8_512_3, packed_i8_512_4, packed_i8_512_5, packed_i8_512_6};
+static const packed_kernel_fn packed_fine_512[] = {NULL, packed_fine_512_1, packed_fine_512_2, packed_fine_512_3};
+static const packed_kernel_fn packed_i4_512[] = {NULL, packed_i4_512_1, packed_i4_512_2, packed_i4_512_3, packed_i4_512_4, packed_i4_512_5, packed_i4_512_6};
 
 #endif
 
@@ -153,20 +160,6 @@ HD_INLINE void packed_dot_256(__m256i *sum, __m256i w, const int8_t *codes)
     __asm__("vpbroadcastd %2, %1\n\tvpmaddubsw %1, %3, %1\n\tvpaddw %1, %0, %0"
             : "+x"(*sum), "=&x"(x)
             : "m"(*(const int32_t __attribute__((may_alias, aligned(1))) *)codes), "x"(w));
-}
-
-/* Sums of a group for one input row times half a block row, 8-bit weights: the magnitude of w times x with the sign of w. */
-HD_INLINE __m256i packed_signed_256(const int8_t *codes, const uint8_t *block)
-{
-    const __m256i ones = _mm256_set1_epi16(1);
-    __m256i acc[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-#pragma GCC unroll 16
-    for (int line = 0; line < 16; line++) {
-        __m256i w = packed_half_line(block, PACKED_LINE * line);
-        __m256i x = _mm256_sign_epi8(_mm256_set1_epi32(packed_quad(codes + 4 * line)), w);
-        acc[line % 2] = _mm256_add_epi32(acc[line % 2], _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), x), ones));
-    }
-    return _mm256_add_epi32(acc[0], acc[1]);
 }
 
 /* acc += four half lines of 4-bit weights: a byte is two columns, four apart; 8 pairs of products fit 16 bits. */
@@ -190,60 +183,43 @@ HD_INLINE void packed_half_group_i4(const int rows, const int8_t *codes, int64_t
     for (int i = 0; i < rows; i++) { acc[i] = _mm256_add_epi32(acc[i], _mm256_madd_epi16(sums[i], ones)); }
 }
 
-/* A half line of 8-bit weights, added to 16-bit sums of pairs: with its sign bit turned a weight is 16 high + low = w + 128. */
-HD_INLINE void packed_half_line_i8(const int rows, const int8_t *codes, int64_t row, __m256i w, __m256i low[], __m256i high[])
-{
-    const __m256i mask = _mm256_set1_epi8(0x0F), moved = _mm256_set1_epi8(0x08);
-    __m256i w_high = _mm256_xor_si256(_mm256_and_si256(_mm256_srli_epi16(w, 4), mask), moved);
-    w = _mm256_and_si256(w, mask);
-#pragma GCC unroll 3
-    for (int i = 0; i < rows; i++) {
-        __m256i x = _mm256_set1_epi32(packed_quad(codes + i * row));
-        low[i] = _mm256_add_epi16(low[i], _mm256_maddubs_epi16(w, x));
-        high[i] = _mm256_add_epi16(high[i], _mm256_maddubs_epi16(w_high, x));
-    }
-}
-
-/* acc += eight half lines of 8-bit weights, up to three rows.  With three a body of all lines would make the compiler keep sums in memory, where
- * each addition waits for the one before. */
-HD_INLINE void packed_half_group_i8(const int rows, const int8_t *codes, int64_t row, const uint8_t *block, __m256i acc[])
-{
-    const __m256i ones = _mm256_set1_epi16(1);
-    __m256i low[PACKED_MR_256], high[PACKED_MR_256];
-    for (int i = 0; i < rows; i++) { low[i] = high[i] = _mm256_setzero_si256(); }
-    if (rows < 3) {
-#pragma GCC unroll 8
-        for (int line = 0; line < 8; line++) { packed_half_line_i8(rows, codes + 4 * line, row, packed_half_line(block, PACKED_LINE * line), low, high); }
-    } else {
-#pragma GCC unroll 2
-        for (int line = 0; line < 8; line++) { packed_half_line_i8(rows, codes + 4 * line, row, packed_half_line(block, PACKED_LINE * line), low, high); }
-    }
-#pragma GCC unroll 3
-    for (int i = 0; i < rows; i++) {
-        __m256i h = _mm256_slli_epi32(_mm256_madd_epi16(high[i], ones), 4);
-        acc[i] = _mm256_add_epi32(acc[i], _mm256_add_epi32(_mm256_madd_epi16(low[i], ones), h));
-    }
-}
-
-/* Sums of group g for input rows times half a block row, eight outputs. */
-HD_INLINE void packed_group_256(const int rows, const hd_dtype dtype, const packed_tile *t, const uint8_t *block, int64_t g, __m256i acc[])
+/* D of group g for input rows times half a block row, eight outputs, 4-bit weights. */
+HD_INLINE void packed_group_i4(const int rows, const packed_tile *t, const uint8_t *block, int64_t g, __m256i acc[])
 {
     const int64_t row = t->groups * HD_PACKED_GROUP;
     const int8_t *codes = t->codes + g * HD_PACKED_GROUP;
-    if (dtype == HD_DTYPE_I8 && rows == 1) {
-        acc[0] = packed_signed_256(codes, block);
-        return;
-    }
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++) { acc[i] = _mm256_set1_epi32(t->in_offsets[i * t->groups + g]); }
 #pragma GCC unroll 1
-    for (int part = 0; part < 2; part++) {
-        if (dtype == HD_DTYPE_I4) {
-            packed_half_group_i4(rows, codes + 32 * part, row, block + 4 * PACKED_LINE * part, acc);
-        } else {
-            packed_half_group_i8(rows, codes + 32 * part, row, block + 8 * PACKED_LINE * part, acc);
-        }
+    for (int part = 0; part < 2; part++) { packed_half_group_i4(rows, codes + 32 * part, row, block + 4 * PACKED_LINE * part, acc); }
+}
+
+/* Sums of four rows of weights each (two lanes a row) += their products with four wide inputs. */
+HD_INLINE void packed_dot_wide(__m256i *first, __m256i *second, __m256i w_first, __m256i w_second, const int16_t *inputs)
+{
+    __m256i x, product;
+    __asm__("vpbroadcastq %4, %2\n\tvpmaddwd %2, %5, %3\n\tvpaddd %3, %0, %0\n\tvpmaddwd %2, %6, %2\n\tvpaddd %2, %1, %1"
+            : "+x"(*first), "+x"(*second), "=&x"(x), "=&x"(product)
+            : "m"(*(const int64_t __attribute__((may_alias, aligned(2))) *)inputs), "x"(w_first), "x"(w_second));
+}
+
+/* The same as packed_group_i4 of 8-bit weights. */
+HD_INLINE void packed_group_i8(const int rows, const packed_tile *t, const uint8_t *block, int64_t g, __m256i acc[])
+{
+    const int64_t row = t->groups * HD_PACKED_GROUP;
+    const int16_t *inputs = (const int16_t *)(const void *)t->codes + g * HD_PACKED_GROUP;
+    __m256i first[PACKED_MR_256], second[PACKED_MR_256];
+#pragma GCC unroll 6
+    for (int i = 0; i < rows; i++) { first[i] = second[i] = _mm256_setzero_si256(); }
+#pragma GCC unroll 4
+    for (int line = 0; line < 16; line++) {
+        const __m128i *w = (const __m128i *)(const void *)(block + PACKED_LINE * line);
+        __m256i w_first = _mm256_cvtepi8_epi16(_mm_loadu_si128(w)), w_second = _mm256_cvtepi8_epi16(_mm_loadu_si128(w + 1));
+#pragma GCC unroll 6
+        for (int i = 0; i < rows; i++) { packed_dot_wide(&first[i], &second[i], w_first, w_second, inputs + i * row + 4 * line); }
     }
+#pragma GCC unroll 6
+    for (int i = 0; i < rows; i++) { acc[i] = _mm256_permute4x64_epi64(_mm256_hadd_epi32(first[i], second[i]), 0xD8); }
 }
 
 /* Group g of block row p, added to the sums. */
@@ -256,7 +232,7 @@ HD_INLINE void packed_block_256(const int rows, const hd_dtype dtype, packed_til
 #pragma GCC unroll 1
     for (int half = 0; half < 2; half++) { /* eight outputs each */
         __m256i acc[PACKED_MR_256];
-        packed_group_256(rows, dtype, t, block + 32 * half, g, acc);
+        if (dtype == HD_DTYPE_I4) { packed_group_i4(rows, t, block + 32 * half, g, acc); } else { packed_group_i8(rows, t, block + 32 * half, g, acc); }
         const uint16_t *narrow = t->scales[p] + g * HD_PACKED_ROWS + 8 * half;
         __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)narrow));
         __m256 scales = _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
@@ -285,6 +261,9 @@ HD_INLINE void packed_kernel_256(const int rows, const hd_dtype dtype, packed_ti
 PACKED_KERNEL_256(packed_i8_256_1, 1, HD_DTYPE_I8)
 PACKED_KERNEL_256(packed_i8_256_2, 2, HD_DTYPE_I8)
 PACKED_KERNEL_256(packed_i8_256_3, 3, HD_DTYPE_I8)
+PACKED_KERNEL_256(packed_i8_256_4, 4, HD_DTYPE_I8)
+PACKED_KERNEL_256(packed_i8_256_5, 5, HD_DTYPE_I8)
+PACKED_KERNEL_256(packed_i8_256_6, 6, HD_DTYPE_I8)
 PACKED_KERNEL_256(packed_i4_256_1, 1, HD_DTYPE_I4)
 PACKED_KERNEL_256(packed_i4_256_2, 2, HD_DTYPE_I4)
 PACKED_KERNEL_256(packed_i4_256_3, 3, HD_DTYPE_I4)
@@ -292,74 +271,79 @@ PACKED_KERNEL_256(packed_i4_256_4, 4, HD_DTYPE_I4)
 PACKED_KERNEL_256(packed_i4_256_5, 5, HD_DTYPE_I4)
 PACKED_KERNEL_256(packed_i4_256_6, 6, HD_DTYPE_I4)
 
-static const packed_kernel_fn packed_kernels_256[2][PACKED_MR_LIMIT + 1] = {
-    {NULL, packed_i8_256_1, packed_i8_256_2, packed_i8_256_3},
-    {NULL, packed_i4_256_1, packed_i4_256_2, packed_i4_256_3, packed_i4_256_4, packed_i4_256_5, packed_i4_256_6}};
+static const packed_kernel_fn packed_i8_256[] = {NULL, packed_i8_256_1, packed_i8_256_2, packed_i8_256_3, packed_i8_256_4, packed_i8_256_5, packed_i8_256_6};
+static const packed_kernel_fn packed_i4_256[] = {NULL, packed_i4_256_1, packed_i4_256_2, packed_i4_256_3, packed_i4_256_4, packed_i4_256_5, packed_i4_256_6};
 
 #else
 
-static float packed_dot_plain(const hd_dtype dtype, const packed_tile *t, int row, int p, int r)
+static int32_t packed_dot_plain(const hd_dtype dtype, const packed_tile *t, int64_t code_row, int64_t g, int p, int r)
+{
+    const int8_t *codes = t->codes + (code_row * t->groups + g) * HD_PACKED_GROUP;
+    const uint8_t *block = t->blocks[p] + g * hd_packed_block_bytes(dtype);
+    int32_t dot = 0;
+    for (int k = 0; k < HD_PACKED_GROUP; k++) { dot += codes[k] * hd_packed_code(dtype, block, r, k); }
+    return dot;
+}
+
+static float packed_sum_plain(const bool fine, const hd_dtype dtype, const packed_tile *t, int row, int p, int r)
 {
     float sum = 0.0f;
     for (int64_t g = 0; g < t->groups; g++) {
-        const uint8_t *block = t->blocks[p] + g * hd_packed_block_bytes(dtype);
-        int64_t at = row * t->groups + g;
-        int32_t dot = 0;
-        for (int k = 0; k < HD_PACKED_GROUP; k++) { dot += t->codes[at * HD_PACKED_GROUP + k] * hd_packed_code(dtype, block, r, k); }
-        sum = (float)dot * (t->in_scales[at] * hd_bf16_to_f32(t->scales[p][g * HD_PACKED_ROWS + r])) + sum;
+        int32_t d = packed_dot_plain(dtype, t, fine ? 2 * row : row, g, p, r);
+        if (fine) { d = HD_ROUND_REST * d + packed_dot_plain(dtype, t, 2 * row + 1, g, p, r); }
+        sum = (float)d * (t->in_scales[row * t->groups + g] * hd_bf16_to_f32(t->scales[p][g * HD_PACKED_ROWS + r])) + sum;
     }
     return sum;
 }
 
-static void packed_kernel_plain(const int rows, const hd_dtype dtype, packed_tile *t)
+static void packed_kernel_plain(const bool fine, const hd_dtype dtype, packed_tile *t)
 {
-    for (int i = 0; i < rows; i++) {
-        for (int out = 0; out < PACKED_OUT; out++) {
-            t->sums[i][out] = packed_dot_plain(dtype, t, i, out / HD_PACKED_ROWS, out % HD_PACKED_ROWS);
-        }
-    }
+    for (int out = 0; out < PACKED_OUT; out++) { t->sums[0][out] = packed_sum_plain(fine, dtype, t, 0, out / HD_PACKED_ROWS, out % HD_PACKED_ROWS); }
 }
 
-static void packed_i8_plain_1(packed_tile *t) { packed_kernel_plain(1, HD_DTYPE_I8, t); }
-static void packed_i8_plain_2(packed_tile *t) { packed_kernel_plain(2, HD_DTYPE_I8, t); }
-static void packed_i4_plain_1(packed_tile *t) { packed_kernel_plain(1, HD_DTYPE_I4, t); }
-static void packed_i4_plain_2(packed_tile *t) { packed_kernel_plain(2, HD_DTYPE_I4, t); }
+static void packed_i8_plain_1(packed_tile *t) { packed_kernel_plain(false, HD_DTYPE_I8, t); }
+static void packed_fine_plain_1(packed_tile *t) { packed_kernel_plain(true, HD_DTYPE_I8, t); }
+static void packed_i4_plain_1(packed_tile *t) { packed_kernel_plain(false, HD_DTYPE_I4, t); }
 
-static const packed_kernel_fn packed_kernels_plain[2][PACKED_MR_LIMIT + 1] = {{NULL, packed_i8_plain_1, packed_i8_plain_2},
-                                                                              {NULL, packed_i4_plain_1, packed_i4_plain_2}};
+static const packed_kernel_fn packed_i8_plain[] = {NULL, packed_i8_plain_1}, packed_fine_plain[] = {NULL, packed_fine_plain_1},
+                              packed_i4_plain[] = {NULL, packed_i4_plain_1};
 
 #endif
+
+/* How products with weights of a dtype are done on this machine: kernels for 1 .. most rows of inputs, and how those are laid out. */
+typedef struct packed_method {
+    const packed_kernel_fn *kernels;
+    int64_t most;
+    bool wide; /* inputs of 16 bits */
+} packed_method;
+
+static packed_method packed_method_of(hd_dtype dtype, bool fine)
+{
+#if defined(__AVX512F__)
+    if (__builtin_cpu_supports("avx512vnni")) {
+        if (fine) { return (packed_method){packed_fine_512, PACKED_MR / 2, false}; }
+        return (packed_method){dtype == HD_DTYPE_I4 ? packed_i4_512 : packed_i8_512, PACKED_MR, false};
+    }
+#endif
+#if defined(__AVX2__)
+    (void)fine;
+    return (packed_method){dtype == HD_DTYPE_I4 ? packed_i4_256 : packed_i8_256, PACKED_MR_256, dtype == HD_DTYPE_I8};
+#else
+    return (packed_method){dtype == HD_DTYPE_I4 ? packed_i4_plain : fine ? packed_fine_plain : packed_i8_plain, 1, false};
+#endif
+}
 
 /* Bytes between a line's prefetch and its use.  Where multiplying takes about as long as the line, fetching it must begin earlier, or the two
  * take turns: 4 KiB instead of 1 give 26 GB/s instead of 17 for three rows of 4-bit weights (AVX-512, bench_stored), and 23 instead of 26
  * for one. */
-static int64_t packed_ahead(hd_dtype dtype, int64_t rows)
+static int64_t packed_ahead(hd_dtype dtype, int64_t code_rows)
 {
 #if defined(__AVX512F__)
-    return rows <= (dtype == HD_DTYPE_I4 ? 1 : 4) ? 1024 : 4096;
+    return code_rows <= (dtype == HD_DTYPE_I4 ? 1 : 4) ? 1024 : 4096;
 #else
     (void)dtype;
-    (void)rows;
+    (void)code_rows;
     return 4096;
-#endif
-}
-
-/* Kernels for 1 .. *most rows. */
-static const packed_kernel_fn *packed_kernels(hd_dtype dtype, int64_t *most)
-{
-    int kind = dtype == HD_DTYPE_I4;
-#if defined(__AVX512F__)
-    if (__builtin_cpu_supports("avx512vnni")) {
-        *most = PACKED_MR;
-        return packed_kernels_vnni[kind];
-    }
-#endif
-#if defined(__AVX2__)
-    *most = dtype == HD_DTYPE_I4 ? PACKED_MR_256 : 3;
-    return packed_kernels_256[kind];
-#else
-    *most = 2;
-    return packed_kernels_plain[kind];
 #endif
 }
 

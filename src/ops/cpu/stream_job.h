@@ -8,6 +8,7 @@
 #define HD_OPS_CPU_STREAM_JOB_H
 
 #include "ops/cpu/math.h"
+#include "ops/cpu/packed_kernel.h"
 #include "ops/cpu/stream.h"
 
 struct stream_part;
@@ -35,11 +36,11 @@ typedef struct stream_part {
     int64_t first_row;         /* among all rows to be prepared */
     float *spread;             /* lanes: (rows, spread_row) */
     int64_t spread_row;
-    int8_t *codes;             /* packed: (rows, n_code, groups * 64) */
-    float *scales;             /* (rows, n_code, groups) */
-    int32_t *code_offsets;     /* the same: sums of the codes times packed_offset */
-    int64_t groups;
-    int64_t n_code;            /* 2 with fine_inputs, the codes and those of the rest */
+    packed_method method;      /* packed: how */
+    int64_t groups, n_code;    /* n_code: narrow codes of a value, 2 of fine inputs */
+    int8_t *codes;             /* as packed_tile has them, for all rows */
+    float *scales;
+    int32_t *code_offsets;
 } stream_part;
 
 typedef struct stream_task {

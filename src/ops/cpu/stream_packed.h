@@ -52,21 +52,31 @@ HD_INLINE float round_group(const void *row, hd_dtype dtype, int64_t at, int8_t 
     return finite ? max / 127.0f : NAN;
 }
 
+/* Codes of a group as 16-bit numbers. */
+HD_INLINE void stream_widen(const int8_t *codes, const int8_t *rest, int16_t *wide)
+{
+    for (int k = 0; k < HD_PACKED_GROUP; k++) { wide[k] = (int16_t)(rest != NULL ? HD_ROUND_REST * codes[k] + rest[k] : codes[k]); }
+}
+
 static void stream_packed_prepare(const stream_part *part, int64_t i)
 {
     const void *row = hd_row(part->x, i);
+    const bool fine = part->w->fine_inputs, wide = part->method.wide;
+    const int32_t offset = packed_offset(part->w->value.dtype);
     for (int64_t g = 0; g < part->groups; g++) {
-        int64_t at = i * part->n_code * part->groups + g, rest = at + part->groups;
-        int8_t *codes = part->codes + at * HD_PACKED_GROUP;
-        if (part->n_code == 1) {
-            part->scales[at] = round_group(row, part->x->dtype, g * HD_PACKED_GROUP, codes, &part->code_offsets[at], NULL, NULL);
-        } else {
-            part->scales[at] = round_group(row, part->x->dtype, g * HD_PACKED_GROUP, codes, &part->code_offsets[at],
-                                           part->codes + rest * HD_PACKED_GROUP, &part->code_offsets[rest]);
-            part->scales[rest] = part->scales[at] / (float)HD_ROUND_REST;
-            part->code_offsets[rest] *= packed_offset(part->w->value.dtype);
+        int8_t narrow[2][HD_PACKED_GROUP];
+        int32_t sums[2] = {0};
+        int64_t at = i * part->n_code * part->groups + g; /* of narrow codes */
+        int8_t *codes = wide ? narrow[0] : part->codes + at * HD_PACKED_GROUP;
+        int8_t *rest = !fine ? NULL : wide ? narrow[1] : codes + part->groups * HD_PACKED_GROUP;
+        float scale = round_group(row, part->x->dtype, g * HD_PACKED_GROUP, codes, &sums[0], rest, &sums[1]);
+        part->scales[i * part->groups + g] = fine ? scale / (float)HD_ROUND_REST : scale;
+        if (wide) {
+            stream_widen(codes, rest, (int16_t *)(void *)part->codes + (i * part->groups + g) * HD_PACKED_GROUP);
+            continue;
         }
-        part->code_offsets[at] *= packed_offset(part->w->value.dtype);
+        part->code_offsets[at] = offset * sums[0];
+        if (fine) { part->code_offsets[at + part->groups] = offset * sums[1]; }
     }
 }
 
@@ -76,20 +86,21 @@ static hd_status stream_packed_reserve(hd_exec *ex, stream_part *part, const str
     hd_status st = HD_OK;
     void *codes, *scales, *offsets;
     part->groups = part->in / HD_PACKED_GROUP;
-    part->n_code = part->w->fine_inputs ? 2 : 1;
+    part->method = packed_method_of(part->w->value.dtype, part->w->fine_inputs);
+    part->n_code = part->w->fine_inputs && !part->method.wide ? 2 : 1;
     part->block_rows = hd_packed_rows(part->out) / HD_PACKED_ROWS;
     part->row_bytes = part->groups * hd_packed_block_bytes(part->w->value.dtype);
-    int64_t rows = part->x->shape[0] * part->n_code;
-    part->own_inputs = part->own_inputs || before->n_code != part->n_code || before->w->value.dtype != part->w->value.dtype;
+    int64_t rows = part->x->shape[0], code_bytes = part->method.wide ? (int64_t)sizeof(int16_t) : part->n_code;
+    part->own_inputs = part->own_inputs || before->w->fine_inputs != part->w->fine_inputs || before->w->value.dtype != part->w->value.dtype;
     if (!part->own_inputs) {
         part->codes = before->codes;
         part->scales = before->scales;
         part->code_offsets = before->code_offsets;
         goto out;
     }
-    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * part->groups * HD_PACKED_GROUP), &codes, err));
+    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * part->groups * HD_PACKED_GROUP * code_bytes), &codes, err));
     HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * part->groups) * sizeof(float), &scales, err));
-    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * part->groups) * sizeof(int32_t), &offsets, err));
+    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * part->n_code * part->groups) * sizeof(int32_t), &offsets, err));
     part->codes = codes;
     part->scales = scales;
     part->code_offsets = offsets;
@@ -99,19 +110,11 @@ out:
 
 /* ---- items ---------------------------------------------------------------------------------------------------------------- */
 
-/* Rows [0, rows) of a tile's sums into y, columns of block row b. */
+/* Rows [row, row + rows) of the task, columns of block row b. */
 static void stream_packed_store(const stream_task *task, const packed_tile *t, int64_t row, int64_t rows, int p, int64_t b)
 {
-    int64_t first = b * HD_PACKED_ROWS, n = hd_min_i64(HD_PACKED_ROWS, task->part->out - first), n_code = task->part->n_code;
-    for (int64_t i = 0; i < rows; i++) {
-        const float *from = &t->sums[i * n_code][p * HD_PACKED_ROWS];
-        float both[HD_PACKED_ROWS];
-        if (n_code == 2) {
-            for (int j = 0; j < HD_PACKED_ROWS; j++) { both[j] = from[j] + from[PACKED_OUT + j]; }
-            from = both;
-        }
-        stream_store(task, row + i, first, n, from);
-    }
+    int64_t first = b * HD_PACKED_ROWS, n = hd_min_i64(HD_PACKED_ROWS, task->part->out - first);
+    for (int64_t i = 0; i < rows; i++) { stream_store(task, row + i, first, n, &t->sums[i][p * HD_PACKED_ROWS]); }
 }
 
 /* Block rows a and b (the same when there is no second one) times all rows of the task. */
@@ -119,23 +122,20 @@ static void stream_packed_pair(const stream_task *task, int64_t a, int64_t b)
 {
     const stream_part *part = task->part;
     packed_tile t; /* not cleared: the sums are most of it */
-    int64_t most;
-    const packed_kernel_fn *kernels = packed_kernels(part->w->value.dtype, &most);
-    const int64_t pair[PACKED_PAIR] = {a, b};
-    most /= part->n_code; /* whole rows of x */
+    const int64_t pair[PACKED_PAIR] = {a, b}, code_bytes = part->method.wide ? (int64_t)sizeof(int16_t) : part->n_code;
     t.groups = part->groups;
     for (int p = 0; p < PACKED_PAIR; p++) {
         t.blocks[p] = (const uint8_t *)task->w + pair[p] * part->row_bytes;
         t.scales[p] = (const uint16_t *)task->scales + pair[p] * part->groups * HD_PACKED_ROWS;
     }
     for (int64_t i = 0; i < task->n_row;) {
-        int64_t left = task->n_row - i, tiles = hd_ceil_div(left, most), rows = hd_ceil_div(left, tiles);
-        int64_t at = (task->row + i) * part->n_code * part->groups;
-        t.codes = part->codes + at * HD_PACKED_GROUP;
+        int64_t left = task->n_row - i, tiles = hd_ceil_div(left, part->method.most), rows = hd_ceil_div(left, tiles);
+        int64_t at = (task->row + i) * part->groups;
+        t.codes = part->codes + at * HD_PACKED_GROUP * code_bytes;
         t.in_scales = part->scales + at;
-        t.in_offsets = part->code_offsets + at;
+        t.in_offsets = part->code_offsets + at * part->n_code;
         t.ahead = packed_ahead(part->w->value.dtype, rows * part->n_code);
-        kernels[rows * part->n_code](&t);
+        part->method.kernels[rows](&t);
         stream_packed_store(task, &t, i, rows, 0, a);
         if (b != a) { stream_packed_store(task, &t, i, rows, 1, b); }
         i += rows;
