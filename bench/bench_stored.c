@@ -1,10 +1,10 @@
 /* Products with weights as files hold them: bytes of weights read and operations done per second.
  *
- *   bench_stored [isa=avx2|avx512|base] [threads=N] [rows=1,2,4,16,48,512] [shape=10944x2048] [seconds=0.5] [clock=cpu] [sums=chain]
+ *   bench_stored [isa=avx2|avx512|base] [threads=N] [rows=1,2,4,16,48,512] [shape=10944x2048] [seconds=0.5] [clock=cpu] [sums=chain] [pages=small]
  *
  * y (rows, out) = x W^T for BF16, FP8, int8 and int4 weights, the last two with inputs rounded to 8 bits, and int8 with 16 as down
  * projections have.  BF16 is multiplied as in steps, by lanes (ops.h), with sums=chain as in prompts.  Each call takes the next of many
- * matrices, 1 GB together on huge pages, so that weights come from memory; the best round through all of them counts.  clock=cpu counts processor time: with threads=1, for a machine that others use too. */
+ * matrices, 1 GB together on huge pages (pages=small: not), so that weights come from memory; the best round through all of them counts.  clock=cpu counts processor time: with threads=1, for a machine that others use too. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +35,7 @@ typedef struct form {
 } form;
 
 static clockid_t bench_clock = CLOCK_MONOTONIC;
-static bool by_lanes = true;
+static bool by_lanes = true, huge_pages = true;
 
 static double now(void)
 {
@@ -105,6 +105,8 @@ static int read_options(int argc, char **argv, bench *b)
             setenv("HADAL_FORCE", isa, 1);
         } else if (strcmp(argv[i], "sums=chain") == 0) {
             by_lanes = false;
+        } else if (strcmp(argv[i], "pages=small") == 0) {
+            huge_pages = false;
         } else if (strcmp(argv[i], "clock=cpu") == 0) {
             bench_clock = CLOCK_PROCESS_CPUTIME_ID;
         } else {
@@ -130,7 +132,7 @@ int main(int argc, char **argv)
     b.x = malloc((size_t)(most * b.in) * sizeof *b.x);
     b.y = malloc((size_t)(most * b.out) * sizeof *b.y);
     if (b.pool == MAP_FAILED || b.x == NULL || b.y == NULL) { stop("no memory"); }
-    (void)madvise(b.pool, (size_t)pool_bytes, MADV_HUGEPAGE);
+    (void)madvise(b.pool, (size_t)pool_bytes, huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     memset(b.pool, 0x11, (size_t)pool_bytes + (64 << 20));
     for (int64_t i = 0; i < most * b.in; i++) { b.x[i] = (float)(i * 7919 % 1000 - 500) / 100.0f; }
     printf("%s, %d thread%s, W (%lld, %lld)\n", b.ex.ops->name, threads, threads == 1 ? "" : "s", (long long)b.out, (long long)b.in);
