@@ -29,7 +29,7 @@ typedef struct lanes_tile {
     int64_t k;                 /* columns */
     const float *x;            /* spread rows */
     int64_t x_row;
-    float sums[LANES_MR][LANES_ROWS];
+    float sums[LANES_MR][LANES]; /* LANES_ROWS of each; stream_store reads whole vectors */
 } lanes_tile;
 
 HD_INLINE int64_t lanes_bytes(hd_dtype dtype) { return dtype == HD_DTYPE_BF16 ? 2 : 4; }
