@@ -19,14 +19,16 @@
 
 typedef struct latent_work {
     float *rows;    /* (AT_NR, ld): a strip by queries */
-    float *tile;    /* (AT_KEYS, ld): cache rows */
+    float *tile;    /* (AT_KEYS, ld): cache rows as f32 */
+    const float *keys; /* (AT_KEYS, keys_ld): the tile, or f32 rows of the cache where they lie */
+    int64_t keys_ld;
     float *scores;  /* (AT_KEYS, lanes): one strip */
     float *rescale; /* (lanes) */
 } latent_work;
 
 static latent_work latent_layout(const latent_job *job, float *base, int64_t *len)
 {
-    latent_work w;
+    latent_work w = {0};
     int64_t n = 0;
     n = at_carve(&w.rows, base, n, AT_NR * job->ld);
     n = at_carve(&w.tile, base, n, AT_KEYS * job->ld);
@@ -127,7 +129,7 @@ static void latent_add_masked(const latent_job *job, const latent_work *w, const
             hd_vf p = *(const hd_vf_u *)(w->scores + j * s->lanes + v);
             for (int64_t d = 0; d < job->c; d++) {
                 hd_vf_u *sum = (hd_vf_u *)(o + d * s->lanes + v);
-                *sum = hd_select(seen, *sum + w->tile[j * job->ld + d] * p, *sum);
+                *sum = hd_select(seen, *sum + w->keys[j * w->keys_ld + d] * p, *sum);
             }
         }
     }
@@ -140,9 +142,9 @@ static void latent_strip_tile(const latent_job *job, const latent_work *w, const
     int64_t n_keys = hd_min_i64(n_k, s->seen_max - k0), whole = hd_max_i64(0, hd_min_i64(n_keys, s->seen_min - k0));
     float *o = latent_partial(job, s, chunk), *max = latent_partial_stat(job, s, chunk), *sum = max + s->lanes;
     if (n_keys <= 0) { return; }
-    at_product scores = {.a = w->tile, .lda = job->ld, .m = n_keys, .b = job->panels + s->lane * job->width_padded, .ldb = s->lanes,
+    at_product scores = {.a = w->keys, .lda = w->keys_ld, .m = n_keys, .b = job->panels + s->lane * job->width_padded, .ldb = s->lanes,
                          .run_len = job->width, .n_runs = 1, .c = w->scores, .ldc = s->lanes};
-    at_product context = {.a = w->tile, .lda = job->ld, .m = job->c, .b = w->scores, .ldb = s->lanes, .run_len = whole, .n_runs = 1, .c = o,
+    at_product context = {.a = w->keys, .lda = w->keys_ld, .m = job->c, .b = w->scores, .ldb = s->lanes, .run_len = whole, .n_runs = 1, .c = o,
                           .ldc = s->lanes, .mode = k0 == latent_chunk_begin(chunk) ? AT_SET : AT_CONTINUE, .scale = w->rescale, .ahead = ahead};
     if (s->lanes == HD_LANES) { at_multiply_rows_narrow(&scores); } else { at_multiply_rows(&scores); }
     for (int64_t j = whole; j < n_keys; j++) {
@@ -170,6 +172,19 @@ static void latent_clear_stat(const latent_job *job, const latent_strip *s, int6
     }
 }
 
+/* Rows [k0, k0 + n_k) as keys: f32 rows stay where they are. */
+static void latent_load_keys(const latent_job *job, const hd_tensor *rows, int64_t k0, int64_t n_k, latent_work *w)
+{
+    if (rows->dtype == HD_DTYPE_F32) {
+        w->keys = hd_row(rows, k0);
+        w->keys_ld = rows->stride[0];
+        return;
+    }
+    for (int64_t j = 0; j < n_k; j++) { at_load_row(hd_row(rows, k0 + j), rows->dtype, 1.0f, w->tile + j * job->ld, job->width); }
+    w->keys = w->tile;
+    w->keys_ld = job->ld;
+}
+
 /* Item: (chunk of the window, the last ones first; group of strips). */
 static void latent_chunk_item(void *arg, int64_t item, int thread)
 {
@@ -184,7 +199,7 @@ static void latent_chunk_item(void *arg, int64_t item, int thread)
     for (int64_t k0 = begin; k0 < end; k0 += AT_KEYS) {
         int64_t n_k = hd_min_i64(AT_KEYS, end - k0);
         const void *next = hd_row(rows, hd_min_i64(k0 + n_k, rows->shape[0] - 1));
-        for (int64_t j = 0; j < n_k; j++) { at_load_row(hd_row(rows, k0 + j), rows->dtype, 1.0f, w.tile + j * job->ld, job->width); }
+        latent_load_keys(job, rows, k0, n_k, &w);
         for (int64_t s = first; s <= last; s++) { latent_strip_tile(job, &w, &job->strips[s], chunk, k0, n_k, next); }
     }
 }
