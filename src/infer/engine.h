@@ -6,7 +6,8 @@
  *
  *   hd_engine_open -> hd_engine_extend(prompt) -> { choose a token -> hd_engine_step } ... -> hd_engine_close
  *
- * Logits are of the last token fed to a session, f32 (V), on the host.
+ * Logits are of the last token fed to a session, f32 (V), on the host.  Steps add by lanes and prompts by chains (linear in ops.h): a token
+ * that is fed the one way and the other has other roundings.
  *
  * Where the model has an MTP module, steps can draft: with the token that is fed goes the module's guess of the one after it, in one pass.
  * When the caller then feeds that very token its logits are there already.  They are the bits that a step would have given, so no text,

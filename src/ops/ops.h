@@ -123,7 +123,7 @@ hd_status hd_attention_bwd(hd_exec *ex, const hd_attention_shape *shape, const h
  * bit, whatever the other sequences and the later rows hold.
  * Two forms, chosen per sequence by the FLOPs they take (ops/cpu/latent_plan.h): absorbed (q' = q Wk against the cache itself, one matrix
  * product for all heads of a token) for few new tokens, expanded (keys and values of a block of positions at a time) for many.
- * Tokens of the absorbed form get the same bits whether they come one by one or together.
+ * Tokens of the absorbed form get the same bits whether they come one by one or together, as long as ex->by_lanes is the same.
  * Scratch for n new tokens behind any past is at most what they take behind none or behind a longer past, whichever is more.
  * Source: DeepSeek-V2 (arXiv 2405.04434) 2.1.2 and appendix C. */
 typedef struct hd_latent_spec {
