@@ -5,13 +5,13 @@
  * Inputs come spread: per 32 columns 16 even ones and 16 odd ones, zeros behind the end.
  *
  * A tile of rows is worked on out of the second-level cache, while the next one is fetched into it as two plain streams, half a tile each:
- * rows are often a multiple of 4 KiB apart, and as many streams as rows then halve the rate at which memory delivers.
+ * rows are often a multiple of 4 KiB apart, and as many streams as rows come slower.
  *
  * Bytes: the weights, once for LANES_MR rows.  FLOPs: 2 per weight and row.  Bound: the read bandwidth up to four rows. */
 #ifndef HD_OPS_CPU_LANES_KERNEL_H
 #define HD_OPS_CPU_LANES_KERNEL_H
 
-#include "ops/cpu/math.h"
+#include "ops/cpu/gemm_read.h"
 
 enum {
     LANES = 16,
@@ -31,8 +31,6 @@ typedef struct lanes_tile {
     int64_t x_row;
     float sums[LANES_MR][LANES]; /* LANES_ROWS of each; stream_store reads whole vectors */
 } lanes_tile;
-
-HD_INLINE int64_t lanes_bytes(hd_dtype dtype) { return dtype == HD_DTYPE_BF16 ? 2 : 4; }
 
 /* Vector v of the even and the odd columns of a step. */
 HD_INLINE void lanes_load(hd_dtype dtype, const char *step, int v, hd_vf *even, hd_vf *odd)
@@ -108,7 +106,7 @@ HD_INLINE float lanes_sum(const hd_vf acc[LANES_VECTORS])
 /* Rows [first, first + nw) of the tile, all of K. */
 HD_INLINE void lanes_rows(const int m, const int nw, const hd_dtype dtype, lanes_tile *t, int64_t first)
 {
-    const int64_t step_bytes = LANES_STEP * lanes_bytes(dtype), whole = t->k / LANES_STEP, row_bytes = t->k * lanes_bytes(dtype);
+    const int64_t step_bytes = LANES_STEP * gemm_element_bytes(dtype), whole = t->k / LANES_STEP, row_bytes = t->k * gemm_element_bytes(dtype);
     const char *w = t->w + first * t->w_row, *next = t->next + first * row_bytes / 2, *half = next + LANES_ROWS / 2 * row_bytes;
     const float *x = t->x;
     hd_vf acc[LANES_ROWS][LANES_MR][LANES_VECTORS] = {{{{0}}}};

@@ -7,7 +7,7 @@
 #ifndef HD_OPS_CPU_STREAM_JOB_H
 #define HD_OPS_CPU_STREAM_JOB_H
 
-#include "ops/cpu/math.h"
+#include "ops/cpu/gemm_read.h"
 #include "ops/cpu/packed_kernel.h"
 #include "ops/cpu/stream.h"
 
@@ -38,6 +38,7 @@ typedef struct stream_part {
     int64_t spread_row;
     packed_method method;      /* packed: how */
     int64_t groups, n_code;    /* n_code: narrow codes of a value, 2 of fine inputs */
+    int64_t code_bytes;        /* of a value */
     int8_t *codes;             /* as packed_tile has them, for all rows */
     float *scales;
     int32_t *code_offsets;
@@ -68,7 +69,7 @@ HD_INLINE void stream_fetch(const stream_item *item)
 HD_INLINE void stream_store(const stream_task *task, int64_t i, int64_t first, int64_t n, const float *sums)
 {
     const hd_tensor *y = task->part->y;
-    void *to = task->y + (i * task->y_row + first) * (y->dtype == HD_DTYPE_BF16 ? 2 : 4);
+    void *to = task->y + (i * task->y_row + first) * gemm_element_bytes(y->dtype);
     for (int64_t j = 0; j < n; j += HD_LANES) {
         hd_vf v = *(const hd_vf_u *)(sums + j);
         if (task->part->y_accum == HD_ADD) { v = hd_load(to, y->dtype, j, n) + v; }

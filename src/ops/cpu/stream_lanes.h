@@ -29,7 +29,7 @@ static hd_status stream_lanes_reserve(hd_exec *ex, stream_part *part, const stre
     hd_status st = HD_OK;
     void *spread;
     part->block_rows = hd_ceil_div(part->out, LANES_ROWS);
-    part->row_bytes = LANES_ROWS * part->in * lanes_bytes(part->w->value.dtype);
+    part->row_bytes = LANES_ROWS * part->in * gemm_element_bytes(part->w->value.dtype);
     part->spread_row = hd_ceil_div(part->in, LANES_STEP) * LANES_STEP;
     if (!part->own_inputs) {
         part->spread = before->spread;
@@ -45,7 +45,7 @@ out:
 
 static int64_t stream_lanes_w_row(const stream_part *part)
 {
-    return part->w->value.stride[part->w->value.n_dim - 2] * lanes_bytes(part->w->value.dtype);
+    return part->w->value.stride[part->w->value.n_dim - 2] * gemm_element_bytes(part->w->value.dtype);
 }
 
 static const char *stream_lanes_rows(const stream_task *task, int64_t b) { return task->w + b * LANES_ROWS * stream_lanes_w_row(task->part); }

@@ -9,47 +9,57 @@ enum { STREAM_PACKED_FETCH = 1024 }; /* bytes of each stream that are fetched be
 
 /* ---- inputs --------------------------------------------------------------------------------------------------------------- */
 
-/* As hd_round_group, the same bits: the largest magnitude is found among the bit patterns, where what is not finite is larger. */
-HD_INLINE float round_group(const void *row, hd_dtype dtype, int64_t at, int8_t *codes, int32_t *sum, int8_t *rest, int32_t *rest_sum)
+typedef struct round_vectors { hd_vf v[HD_PACKED_GROUP / HD_LANES]; } round_vectors;
+
+/* A group, and its largest magnitude; NaN when a value is not finite: among the bit patterns those are larger than any other. */
+HD_INLINE float round_load(const void *row, hd_dtype dtype, int64_t at, round_vectors *x)
 {
-    enum { VECTORS = HD_PACKED_GROUP / HD_LANES };
-    typedef int8_t narrow __attribute__((vector_size(HD_LANES), aligned(1)));
-    hd_vf v[VECTORS];
-    hd_vi top = {0}, total = {0}, rest_total = {0};
+    hd_vi top = {0};
+    int32_t bits = 0;
+    float max = 0.0f;
 #pragma GCC unroll 16
-    for (int j = 0; j < VECTORS; j++) {
-        v[j] = hd_load(row, dtype, at + j * HD_LANES, at + HD_PACKED_GROUP);
-        hd_vi magnitude = (hd_vi)v[j] & 0x7FFFFFFF;
-        hd_vi larger = magnitude > top;
+    for (int j = 0; j < HD_PACKED_GROUP / HD_LANES; j++) {
+        x->v[j] = hd_load(row, dtype, at + j * HD_LANES, at + HD_PACKED_GROUP);
+        hd_vi magnitude = (hd_vi)x->v[j] & 0x7FFFFFFF, larger = magnitude > top;
         top = (magnitude & larger) | (top & ~larger);
     }
-    int32_t bits = 0;
     for (int l = 0; l < HD_LANES; l++) { bits = top[l] > bits ? top[l] : bits; }
-    bool finite = bits < 0x7F800000;
-    float max = 0.0f;
-    if (finite) { memcpy(&max, &bits, sizeof max); }
-    float inverse = max > 0.0f ? 127.0f / max : 0.0f;
+    if (bits >= 0x7F800000) { return NAN; }
+    memcpy(&max, &bits, sizeof max);
+    return max;
+}
+
+/* HD_LANES codes of x, rounded to even; returns x rounded. */
+HD_INLINE hd_vf round_codes(hd_vf x, int8_t *codes, hd_vi *sums)
+{
+    typedef int8_t narrow __attribute__((vector_size(HD_LANES), aligned(1)));
+    hd_vf rounded = (x + 12582912.0f) - 12582912.0f;
+    hd_vi code = __builtin_convertvector(rounded, hd_vi);
+    *sums += code;
+    *(narrow *)codes = __builtin_convertvector(code, narrow);
+    return rounded;
+}
+
+/* As hd_round_group, the same bits; sums are of the codes and of the rest's. */
+HD_INLINE float round_group(const void *row, hd_dtype dtype, int64_t at, int8_t *codes, int8_t *rest, int32_t sums[2])
+{
+    round_vectors x;
+    hd_vi total[2] = {{0}};
+    float max = round_load(row, dtype, at, &x), inverse = max > 0.0f ? 127.0f / max : 0.0f;
     if (!(inverse <= 3.4028235e38f)) { inverse = 0.0f; }
 #pragma GCC unroll 16
-    for (int j = 0; j < VECTORS; j++) {
-        hd_vf x = hd_product_alone((hd_vf)((hd_vi)v[j] & (finite ? -1 : 0)), hd_splat(inverse));
-        hd_vf rounded = (x + 12582912.0f) - 12582912.0f;
-        hd_vi code = __builtin_convertvector(rounded, hd_vi);
-        total += code;
-        *(narrow *)(codes + j * HD_LANES) = __builtin_convertvector(code, narrow);
+    for (int j = 0; j < HD_PACKED_GROUP / HD_LANES; j++) {
+        hd_vf scaled = hd_product_alone((hd_vf)((hd_vi)x.v[j] & (max == max ? -1 : 0)), hd_splat(inverse));
+        hd_vf rounded = round_codes(scaled, codes + j * HD_LANES, &total[0]);
         if (rest == NULL) { continue; }
-        hd_vf left = hd_product_alone(x - rounded, hd_splat((float)HD_ROUND_REST));
-        code = __builtin_convertvector((left + 12582912.0f) - 12582912.0f, hd_vi);
-        rest_total += code;
-        *(narrow *)(rest + j * HD_LANES) = __builtin_convertvector(code, narrow);
+        (void)round_codes(hd_product_alone(scaled - rounded, hd_splat((float)HD_ROUND_REST)), rest + j * HD_LANES, &total[1]);
     }
-    *sum = 0;
-    for (int l = 0; l < HD_LANES; l++) { *sum += total[l]; }
-    if (rest != NULL) {
-        *rest_sum = 0;
-        for (int l = 0; l < HD_LANES; l++) { *rest_sum += rest_total[l]; }
+    sums[0] = sums[1] = 0;
+    for (int l = 0; l < HD_LANES; l++) {
+        sums[0] += total[0][l];
+        sums[1] += total[1][l];
     }
-    return finite ? max / 127.0f : NAN;
+    return max / 127.0f;
 }
 
 /* Codes of a group as 16-bit numbers. */
@@ -65,11 +75,11 @@ static void stream_packed_prepare(const stream_part *part, int64_t i)
     const int32_t offset = packed_offset(part->w->value.dtype);
     for (int64_t g = 0; g < part->groups; g++) {
         int8_t narrow[2][HD_PACKED_GROUP];
-        int32_t sums[2] = {0};
+        int32_t sums[2];
         int64_t at = i * part->n_code * part->groups + g; /* of narrow codes */
         int8_t *codes = wide ? narrow[0] : part->codes + at * HD_PACKED_GROUP;
         int8_t *rest = !fine ? NULL : wide ? narrow[1] : codes + part->groups * HD_PACKED_GROUP;
-        float scale = round_group(row, part->x->dtype, g * HD_PACKED_GROUP, codes, &sums[0], rest, &sums[1]);
+        float scale = round_group(row, part->x->dtype, g * HD_PACKED_GROUP, codes, rest, sums);
         part->scales[i * part->groups + g] = fine ? scale / (float)HD_ROUND_REST : scale;
         if (wide) {
             stream_widen(codes, rest, (int16_t *)(void *)part->codes + (i * part->groups + g) * HD_PACKED_GROUP);
@@ -90,7 +100,8 @@ static hd_status stream_packed_reserve(hd_exec *ex, stream_part *part, const str
     part->n_code = part->w->fine_inputs && !part->method.wide ? 2 : 1;
     part->block_rows = hd_packed_rows(part->out) / HD_PACKED_ROWS;
     part->row_bytes = part->groups * hd_packed_block_bytes(part->w->value.dtype);
-    int64_t rows = part->x->shape[0], code_bytes = part->method.wide ? (int64_t)sizeof(int16_t) : part->n_code;
+    int64_t rows = part->x->shape[0];
+    part->code_bytes = part->method.wide ? (int64_t)sizeof(int16_t) : part->n_code;
     part->own_inputs = part->own_inputs || before->w->fine_inputs != part->w->fine_inputs || before->w->value.dtype != part->w->value.dtype;
     if (!part->own_inputs) {
         part->codes = before->codes;
@@ -98,7 +109,7 @@ static hd_status stream_packed_reserve(hd_exec *ex, stream_part *part, const str
         part->code_offsets = before->code_offsets;
         goto out;
     }
-    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * part->groups * HD_PACKED_GROUP * code_bytes), &codes, err));
+    HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * part->groups * HD_PACKED_GROUP * part->code_bytes), &codes, err));
     HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * part->groups) * sizeof(float), &scales, err));
     HD_TRY(hd_arena_alloc(ex->scratch, (size_t)(rows * part->n_code * part->groups) * sizeof(int32_t), &offsets, err));
     part->codes = codes;
@@ -122,7 +133,7 @@ static void stream_packed_pair(const stream_task *task, int64_t a, int64_t b)
 {
     const stream_part *part = task->part;
     packed_tile t; /* not cleared: the sums are most of it */
-    const int64_t pair[PACKED_PAIR] = {a, b}, code_bytes = part->method.wide ? (int64_t)sizeof(int16_t) : part->n_code;
+    const int64_t pair[PACKED_PAIR] = {a, b};
     t.groups = part->groups;
     for (int p = 0; p < PACKED_PAIR; p++) {
         t.blocks[p] = (const uint8_t *)task->w + pair[p] * part->row_bytes;
@@ -131,7 +142,7 @@ static void stream_packed_pair(const stream_task *task, int64_t a, int64_t b)
     for (int64_t i = 0; i < task->n_row;) {
         int64_t left = task->n_row - i, tiles = hd_ceil_div(left, part->method.most), rows = hd_ceil_div(left, tiles);
         int64_t at = (task->row + i) * part->groups;
-        t.codes = part->codes + at * HD_PACKED_GROUP * code_bytes;
+        t.codes = part->codes + at * HD_PACKED_GROUP * part->code_bytes;
         t.in_scales = part->scales + at;
         t.in_offsets = part->code_offsets + at * part->n_code;
         t.ahead = packed_ahead(part->w->value.dtype, rows * part->n_code);
