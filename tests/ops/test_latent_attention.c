@@ -201,11 +201,13 @@ static void test_fwd(void **state)
 
 /* ---- what a row depends on ------------------------------------------------------------------------------------------------------- */
 
-enum { H_MAX = 40, N = 6, R = 4, V = 5, C = 21, T_MAX = 600, Q_ROW = H_MAX * (N + R), O_ROW = H_MAX * V };
+enum { H_MAX = 40, N = 22, R = 4, V = 5, C = 21, T_MAX = 600, Q_ROW = H_MAX * (N + R), O_ROW = H_MAX * V };
 
 typedef struct model {
     hd_latent_spec spec;
     float q[T_MAX * Q_ROW], rows[T_MAX * (C + R)], w[H_MAX * (N + V) * C]; /* q of every position */
+    uint16_t narrow[H_MAX * (N + V) * C]; /* w as bf16 */
+    bool is_bf16;
 } model;
 
 static hd_tensor f32_matrix(float *memory, int64_t n, int64_t width)
@@ -217,10 +219,12 @@ static model *new_model(int64_t heads)
 {
     model *m = malloc(sizeof *m);
     assert_non_null(m);
-    m->spec = (hd_latent_spec){heads, N, R, V, C, 0.4};
+    m->spec = (hd_latent_spec){heads, N, R, V, C, 0.2};
     hd_gen_normal_f32("q", 1.0, m->q, T_MAX * Q_ROW);
     hd_gen_normal_f32("rows", 1.0, m->rows, T_MAX * (C + R));
     hd_gen_normal_f32("w", 0.3, m->w, H_MAX * (N + V) * C);
+    for (int64_t i = 0; i < H_MAX * (N + V) * C; i++) { m->narrow[i] = hd_f32_to_bf16(m->w[i]); }
+    m->is_bf16 = heads == 3 || heads == 16;
     return m;
 }
 
@@ -235,6 +239,10 @@ static void attend(hd_exec *ex, model *m, int64_t past, int64_t n, int64_t other
     hd_latent_sequence list[2] = {{f32_matrix(m->rows, 70 + others, C + R), others}, {f32_matrix(m->rows, past + n, C + R), n}};
     hd_tensor tq = f32_matrix(q, n + others, wide), to = f32_matrix(out, n + others, h * V);
     hd_weight w = {.value = f32_matrix(m->w, h * (N + V), C)};
+    if (m->is_bf16) {
+        w.value.dtype = BF16;
+        w.value.data = m->narrow;
+    }
     assert_ok(hd_latent_attention_fwd(ex, &m->spec, &tq, others > 0 ? list : list + 1, others > 0 ? 2 : 1, &w, &to, &err));
     memcpy(o, out + others * h * V, (size_t)(n * h * V) * sizeof *o);
     free(q);

@@ -153,7 +153,7 @@ HD_INLINE __m256i packed_half_line(const uint8_t *block, int64_t at)
 }
 
 /* sum (16 bits) += pairs of products of w (unsigned) and four codes.  Spelled out because the compiler would otherwise load the codes of all
- * rows first and keep sums in memory: 180 G operations/s instead of 235. */
+ * rows first and keep sums in memory. */
 HD_INLINE void packed_dot_256(__m256i *sum, __m256i w, const int8_t *codes)
 {
     __m256i x;
